@@ -1,0 +1,614 @@
+"""`llama-nas`: one thin sub-command per stage. A stage reads the paths it is given and writes the paths it is given.
+
+Each stage is a pair of functions, `<stage>_arguments` and `<stage>`: nothing heavy is imported before the stage that
+needs it runs, and a stage's code digest (code_digest.py) covers its own pair and nothing else of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from llama_nas import __version__
+from llama_nas.errors import UserError
+
+Arguments = argparse.Namespace
+Parser = argparse.ArgumentParser
+
+
+def _seed(parser: Parser) -> None:
+    parser.add_argument(
+        "--seed", type=int, required=True, help="the run's seed; the stage derives its own from it"
+    )
+
+
+def _space(parser: Parser) -> None:
+    parser.add_argument(
+        "--depths", type=int, nargs="+", required=True, help="layer counts of the space, ascending"
+    )
+    parser.add_argument(
+        "--widths",
+        type=int,
+        nargs="+",
+        required=True,
+        help="MLP widths of the space, full width first; append-only",
+    )
+    parser.add_argument(
+        "--depth-selection", default="first", help="which layers a depth keeps (default: first)"
+    )
+
+
+def _compute(parser: Parser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="compute threads; part of the result's identity"
+    )
+
+
+def world_arguments(parser: Parser) -> None:
+    """Generate the embedded world: corpus, instructions and five benchmarks, no download."""
+    _seed(parser)
+    parser.add_argument("--inhabitants", type=int, required=True, help="how many people the world has")
+    parser.add_argument("--items", type=int, required=True, help="scored items per task")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder: corpus.txt, instructions.json, hub/"
+    )
+
+
+def world(args: Arguments) -> None:
+    from llama_nas.world import write_world
+
+    write_world(args.output, seed=args.seed, inhabitants=args.inhabitants, items=args.items)
+
+
+def pretrain_arguments(parser: Parser) -> None:
+    """Pre-train the embedded world's Llama from scratch on its corpus."""
+    _seed(parser)
+    _compute(parser)
+    parser.add_argument("--world", type=Path, required=True, help="folder written by `llama-nas world`")
+    parser.add_argument("--layers", type=int, required=True)
+    parser.add_argument("--hidden-size", type=int, required=True)
+    parser.add_argument("--intermediate-size", type=int, required=True)
+    parser.add_argument("--heads", type=int, required=True)
+    parser.add_argument(
+        "--vocabulary", type=int, required=True, help="tokens of the tokenizer trained on the corpus"
+    )
+    parser.add_argument(
+        "--max-positions", type=int, required=True, help="max_position_embeddings of the model"
+    )
+    parser.add_argument("--sequence-length", type=int, required=True, help="tokens per training row")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="rows per step")
+    parser.add_argument("--learning-rate", type=float, required=True, help="peak; cosine to 0 after warm-up")
+    parser.add_argument("--output", type=Path, required=True, help="Hugging Face model folder")
+
+
+def pretrain(args: Arguments) -> None:
+    from llama_nas.pretrain import pretrain_base
+
+    pretrain_base(
+        args.output,
+        world=args.world,
+        seed=args.seed,
+        layers=args.layers,
+        hidden_size=args.hidden_size,
+        intermediate_size=args.intermediate_size,
+        heads=args.heads,
+        vocabulary=args.vocabulary,
+        max_positions=args.max_positions,
+        sequence_length=args.sequence_length,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
+def fetch_arguments(parser: Parser) -> None:
+    """Fetch a model or dataset from the Hugging Face Hub at a pinned revision."""
+    parser.add_argument("--repo", required=True, help="Hub id, e.g. meta-llama/Llama-2-7b-hf")
+    parser.add_argument("--kind", choices=["model", "dataset"], required=True)
+    parser.add_argument("--revision", required=True, help="commit hash, tag or branch; a hash pins the run")
+    parser.add_argument(
+        "--depths", type=int, nargs="*", default=[], help="checked against config.json before any weight"
+    )
+    parser.add_argument(
+        "--widths", type=int, nargs="*", default=[], help="checked against config.json before any weight"
+    )
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def fetch(args: Arguments) -> None:
+    from llama_nas.fetch import fetch_repository
+
+    fetch_repository(
+        args.output,
+        repo=args.repo,
+        kind=args.kind,
+        revision=args.revision,
+        depths=args.depths,
+        widths=args.widths,
+    )
+
+
+def base_arguments(parser: Parser) -> None:
+    """Take a local Hugging Face model folder as the base model, after checking it."""
+    _space(parser)
+    parser.add_argument("--source", type=Path, required=True, help="local Hugging Face model folder")
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def base(args: Arguments) -> None:
+    from llama_nas.fetch import take_local_model
+
+    take_local_model(
+        args.output,
+        source=args.source,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+    )
+
+
+def compile_task_arguments(parser: Parser) -> None:
+    """Render and tokenise a benchmark with lm-eval's own task objects; pack its requests as a prefix trie."""
+    _seed(parser)
+    parser.add_argument("--task", required=True, help="the task's name in the config")
+    parser.add_argument(
+        "--lm-eval-task", required=True, help="lm-eval task or group name, or the path of a task YAML"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, help="folder in Hub layout; default: the Hub ids as they are"
+    )
+    parser.add_argument("--num-fewshot", type=int, help="default: the task's own")
+    parser.add_argument("--limit", type=int, help="first items only, as lm-eval's --limit")
+    parser.add_argument("--subtasks", nargs="+", help="for a group: only these, e.g. subjects of mmlu")
+    parser.add_argument("--metric", required=True, help="the metric the search optimises, e.g. acc")
+    parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer and config.json")
+    parser.add_argument("--chunk-tokens", type=int, default=1024, help="most tokens of one chunk")
+    parser.add_argument("--output", type=Path, required=True, help="folder: task.json, requests.safetensors")
+
+
+def compile_task(args: Arguments) -> None:
+    from llama_nas.tasks.compile import compile_task
+
+    compile_task(
+        args.output,
+        task=args.task,
+        lm_eval_task=args.lm_eval_task,
+        data_root=args.data_root,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        subtasks=args.subtasks,
+        metric=args.metric,
+        model=args.model,
+        chunk_tokens=args.chunk_tokens,
+        seed=args.seed,
+    )
+
+
+def finetune_arguments(parser: Parser) -> None:
+    """Fine-tune the base model once as a super-network (accelerate + DeepSpeed ZeRO; launches its own ranks)."""
+    _seed(parser)
+    _space(parser)
+    _compute(parser)
+    parser.add_argument("--base", type=Path, required=True, help="Hugging Face model folder")
+    parser.add_argument(
+        "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
+    )
+    parser.add_argument(
+        "--ranks", type=int, required=True, help="processes on this machine: one per GPU, or CPU ranks"
+    )
+    parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2, 3], required=True)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
+    parser.add_argument("--epochs", type=float, required=True)
+    parser.add_argument(
+        "--global-batch", type=int, required=True, help="= micro-batch x accumulation x ranks"
+    )
+    parser.add_argument("--micro-batch", type=int, required=True, help="rows per rank and forward")
+    parser.add_argument("--learning-rate", type=float, required=True, help="peak; cosine to 0")
+    parser.add_argument("--warmup", type=float, required=True, help="share of the steps")
+    parser.add_argument("--weight-decay", type=float, required=True)
+    parser.add_argument("--max-grad-norm", type=float, required=True, help="0: no clipping")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens; longer rows are cut")
+    parser.add_argument(
+        "--subnet-steps",
+        choices=["alternate", "never"],
+        default="alternate",
+        help="never: plain fine-tuning of the full network, for comparison",
+    )
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--checkpoint-every", type=int, required=True, help="steps between checkpoints")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder to save to and resume from")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Hugging Face model folder, with training.csv"
+    )
+
+
+def finetune(args: Arguments) -> None:
+    from llama_nas.training.launch import launch_finetune
+
+    launch_finetune(args)
+
+
+def sample_arguments(parser: Parser) -> None:
+    """Draw the first round's candidates."""
+    _seed(parser)
+    _space(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--variant", choices=["strict", "default"], required=True)
+    parser.add_argument("--population", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
+
+
+def sample(args: Arguments) -> None:
+    from llama_nas.search.stages import sample_candidates
+
+    sample_candidates(
+        args.output,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        task=args.task,
+        variant=args.variant,
+        population=args.population,
+        seed=args.seed,
+    )
+
+
+def evaluate_arguments(parser: Parser) -> None:
+    """Score one shard of a round's candidates on real benchmark items; one model load for all of them."""
+    _space(parser)
+    _compute(parser)
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--candidates", type=Path, required=True, help="candidates.csv")
+    parser.add_argument("--shard", type=int, required=True, help="1-based")
+    parser.add_argument("--shards", type=int, required=True)
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], required=True)
+    parser.add_argument("--output", type=Path, required=True, help="shard CSV: one row per candidate")
+    parser.add_argument("--timings", type=Path, required=True, help="JSON: seconds, tokens, host")
+
+
+def evaluate(args: Arguments) -> None:
+    from llama_nas.scoring.stages import evaluate_shard
+
+    evaluate_shard(
+        args.output,
+        supernet=args.supernet,
+        task=args.task,
+        candidates=args.candidates,
+        shard=args.shard,
+        shards=args.shards,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        dtype=args.dtype,
+        device=args.device,
+        threads=args.threads,
+        timings=args.timings,
+    )
+
+
+def fit_arguments(parser: Parser) -> None:
+    """Gather a round's shards with all earlier evaluations and fit the accuracy predictor."""
+    _seed(parser)
+    _space(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--round", type=int, required=True, help="1-based")
+    parser.add_argument("--candidates", type=Path, required=True, help="this round's candidates.csv")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="this round's shard CSVs")
+    parser.add_argument("--previous", type=Path, help="evaluations.csv of the round before")
+    parser.add_argument("--variant", choices=["strict", "default"], required=True)
+    parser.add_argument("--predictor", choices=["auto", "lightgbm", "ridge", "svr"], required=True)
+    parser.add_argument("--evaluations", type=Path, required=True, help="out: all real evaluations so far")
+    parser.add_argument("--output", type=Path, required=True, help="out: predictor.json")
+
+
+def fit(args: Arguments) -> None:
+    from llama_nas.search.stages import fit_predictor
+
+    fit_predictor(
+        args.output,
+        evaluations=args.evaluations,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        task=args.task,
+        round_number=args.round,
+        candidates=args.candidates,
+        shards=args.shards,
+        previous=args.previous,
+        variant=args.variant,
+        predictor=args.predictor,
+        seed=args.seed,
+    )
+
+
+def propose_arguments(parser: Parser) -> None:
+    """Run NSGA-II on the predictor and propose the next round's candidates."""
+    _seed(parser)
+    _space(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--round", type=int, required=True, help="the round whose predictor is used, 1-based")
+    parser.add_argument("--evaluations", type=Path, required=True)
+    parser.add_argument("--predictor", type=Path, required=True, help="predictor.json")
+    parser.add_argument("--variant", choices=["strict", "default"], required=True)
+    parser.add_argument("--population", type=int, required=True)
+    parser.add_argument("--generations", type=int, required=True, help="NSGA-II generations on the predictor")
+    parser.add_argument("--crossover-probability", type=float, required=True)
+    parser.add_argument("--crossover-eta", type=float, required=True)
+    parser.add_argument("--mutation-probability", type=float, required=True)
+    parser.add_argument("--mutation-eta", type=float, required=True)
+    parser.add_argument("--history", type=Path, required=True, help="out: generations.csv")
+    parser.add_argument("--output", type=Path, required=True, help="out: the next round's candidates.csv")
+
+
+def propose(args: Arguments) -> None:
+    from llama_nas.search.stages import propose_candidates
+
+    propose_candidates(
+        args.output,
+        history=args.history,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        task=args.task,
+        round_number=args.round,
+        evaluations=args.evaluations,
+        predictor=args.predictor,
+        variant=args.variant,
+        population=args.population,
+        generations=args.generations,
+        crossover_probability=args.crossover_probability,
+        crossover_eta=args.crossover_eta,
+        mutation_probability=args.mutation_probability,
+        mutation_eta=args.mutation_eta,
+        seed=args.seed,
+    )
+
+
+def front_arguments(parser: Parser) -> None:
+    """Keep the non-dominated networks among all real evaluations."""
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--output", type=Path, required=True, help="front.csv")
+
+
+def front(args: Arguments) -> None:
+    from llama_nas.search.stages import write_front
+
+    write_front(args.output, task=args.task, evaluations=args.evaluations)
+
+
+def export_arguments(parser: Parser) -> None:
+    """Export a sub-network, by id, as a standalone Hugging Face folder."""
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
+    parser.add_argument("--subnet", required=True, help="subnet id, one character per base layer")
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def export(args: Arguments) -> None:
+    from llama_nas.export import export_subnet
+
+    export_subnet(args.output, supernet=args.supernet, widths=args.widths, subnet_id=args.subnet)
+
+
+def quantize_arguments(parser: Parser) -> None:
+    """Quantize an exported folder with bitsandbytes: decoder linears INT8, the rest FP16."""
+    parser.add_argument("--model", type=Path, required=True, help="exported folder")
+    parser.add_argument("--precision", choices=["int8"], required=True)
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def quantize(args: Arguments) -> None:
+    from llama_nas.quantize import quantize_folder
+
+    quantize_folder(args.output, model=args.model, precision=args.precision)
+
+
+def benchmark_arguments(parser: Parser) -> None:
+    """Evaluate a model folder with stock lm-eval."""
+    _compute(parser)
+    parser.add_argument("--model", type=Path, required=True, help="exported or quantized folder")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8"], required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+
+
+def benchmark(args: Arguments) -> None:
+    from llama_nas.benchmark import benchmark_folder
+
+    benchmark_folder(
+        args.output,
+        model=args.model,
+        task=args.task,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
+def verify_arguments(parser: Parser) -> None:
+    """Compare the search's scorer with a stock lm-eval result of the same network, request by request."""
+    _compute(parser)
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--widths", type=int, nargs="+", required=True)
+    parser.add_argument("--subnet", required=True)
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument(
+        "--benchmark", type=Path, required=True, help="JSON of `llama-nas benchmark` of the same network"
+    )
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+
+
+def verify(args: Arguments) -> None:
+    from llama_nas.scoring.stages import verify_against_benchmark
+
+    verify_against_benchmark(
+        args.output,
+        supernet=args.supernet,
+        widths=args.widths,
+        subnet_id=args.subnet,
+        task=args.task,
+        benchmark=args.benchmark,
+        dtype=args.dtype,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
+def throughput_arguments(parser: Parser) -> None:
+    """Measure tokens/s of model folders; needs the machine or device to itself."""
+    _compute(parser)
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME:PRECISION=FOLDER")
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--sequence-length", type=int, required=True)
+    parser.add_argument("--repeats", type=int, required=True, help="timed runs after warm-up")
+    parser.add_argument("--output", type=Path, required=True, help="CSV")
+
+
+def throughput(args: Arguments) -> None:
+    from llama_nas.throughput import measure_throughput
+
+    measure_throughput(
+        args.output,
+        models=args.models,
+        batch_size=args.batch_size,
+        sequence_length=args.sequence_length,
+        repeats=args.repeats,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
+def summarize_arguments(parser: Parser) -> None:
+    """Summarise one task: every benchmarked model with size, accuracy and speed, and the front before and after INT8."""
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--widths", type=int, nargs="+", required=True)
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--front", type=Path, required=True)
+    parser.add_argument(
+        "--benchmarks", type=Path, nargs="+", required=True, help="benchmark JSONs of this task"
+    )
+    parser.add_argument("--agreement", type=Path, required=True, help="JSON of `llama-nas verify`")
+    parser.add_argument("--throughput", type=Path, required=True, help="CSV of `llama-nas throughput`")
+    parser.add_argument("--output", type=Path, required=True, help="summary CSV")
+    parser.add_argument("--figure", type=Path, required=True, help="SVG: front before and after INT8")
+
+
+def summarize(args: Arguments) -> None:
+    from llama_nas.analysis.summary import summarize_task
+
+    summarize_task(
+        args.output,
+        figure=args.figure,
+        model=args.model,
+        widths=args.widths,
+        task=args.task,
+        evaluations=args.evaluations,
+        front=args.front,
+        benchmarks=args.benchmarks,
+        agreement=args.agreement,
+        throughput=args.throughput,
+    )
+
+
+def report_arguments(parser: Parser) -> None:
+    """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
+    parser.add_argument("--supernet", type=Path, required=True, help="for training.csv")
+    parser.add_argument("--summaries", type=Path, nargs="+", required=True)
+    parser.add_argument("--figures", type=Path, nargs="+", required=True)
+    parser.add_argument("--agreements", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--predictors", type=Path, nargs="+", required=True, help="predictor.json of every task and round"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="summary.html")
+
+
+def report(args: Arguments) -> None:
+    from llama_nas.analysis.report import write_report
+
+    write_report(
+        args.output,
+        supernet=args.supernet,
+        summaries=args.summaries,
+        figures=args.figures,
+        agreements=args.agreements,
+        predictors=args.predictors,
+    )
+
+
+STAGES: dict[str, Callable[[Arguments], None]] = {
+    "world": world,
+    "pretrain": pretrain,
+    "fetch": fetch,
+    "base": base,
+    "compile-task": compile_task,
+    "finetune": finetune,
+    "sample": sample,
+    "evaluate": evaluate,
+    "fit": fit,
+    "propose": propose,
+    "front": front,
+    "export": export,
+    "quantize": quantize,
+    "benchmark": benchmark,
+    "verify": verify,
+    "throughput": throughput,
+    "summarize": summarize,
+    "report": report,
+}
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="llama-nas", description="Stages of LLaMA-NAS; the workflow calls them in order.")
+    parser.add_argument("--version", action="version", version=f"llama-nas {__version__}")
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, run in STAGES.items():
+        add_arguments = globals()[f"{run.__name__}_arguments"]
+        command = commands.add_parser(name, help=add_arguments.__doc__, description=add_arguments.__doc__)
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage. Exit code 2 and one line on stderr for bad input; a full disk is bad input, too."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"llama-nas {args.stage}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        print(
+            f"llama-nas {args.stage}: error: no space left on the disk of {error.filename or 'the output'}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The super-network: a stock Hugging Face causal LM whose active sub-network can be set.
+
+Nothing is copied and no parameter is renamed. Each decoder layer gets a subclass of its own class that is the
+identity while the layer is dropped, and each MLP one that uses the first `width` channels of its matrices as
+views. At full size the model computes what the stock model computes, bit for bit, and its state dict loads in
+stock software. Derived from the elastic BERT/ViT of DyNAS-T (arXiv 2202.12954); paper section 2.1.
+
+Shape suffixes: T tokens, D hidden size, W active MLP width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from llama_nas.errors import UserError
+from llama_nas.space import ModelShape, Subnet
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _ElasticLayer:
+    """Mixin before a decoder layer class: identity while `active` is False."""
+
+    active: bool = True
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if not self.active:
+            return hidden_states
+        return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+
+
+class _ElasticMLP:
+    """Mixin before a gated MLP class: computes with the first `active_width` channels."""
+
+    active_width: int | None = None  # None: all
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+    act_fn: nn.Module
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        width = self.active_width
+        if width is None:
+            return super().forward(x_TD)  # type: ignore[misc]
+        gate_TW = functional.linear(x_TD, self.gate_proj.weight[:width], _head(self.gate_proj.bias, width))
+        up_TW = functional.linear(x_TD, self.up_proj.weight[:width], _head(self.up_proj.bias, width))
+        return functional.linear(
+            self.act_fn(gate_TW) * up_TW, self.down_proj.weight[:, :width], self.down_proj.bias
+        )
+
+
+def _head(bias: torch.Tensor | None, width: int) -> torch.Tensor | None:
+    return None if bias is None else bias[:width]
+
+
+@cache
+def _elastic_class(mixin: type, base: type) -> type:
+    return type(f"Elastic{base.__name__}", (mixin, base), {})
+
+
+def make_elastic(model: nn.Module) -> nn.Module:
+    """Make a Hugging Face Llama-family causal LM elastic, in place; returns it with the full network active.
+
+    Raises UserError for an architecture whose layers or MLPs are not of the Llama form.
+    """
+    ModelShape.from_config(model.config.to_dict())  # refuses unknown architectures by name
+    for layer in model.model.layers:
+        layer.__class__ = _elastic_class(_ElasticLayer, type(layer))
+        layer.mlp.__class__ = _elastic_class(_ElasticMLP, type(layer.mlp))
+    return model
+
+
+def set_active(model: nn.Module, subnet: Subnet | None) -> None:
+    """Set the active sub-network of an elastic model; None is the full network."""
+    layers = model.model.layers
+    if subnet is not None and len(subnet.widths) != len(layers):
+        raise ValueError(f"sub-network describes {len(subnet.widths)} layers, the model has {len(layers)}")
+    full = model.config.intermediate_size
+    for i, layer in enumerate(layers):
+        width = full if subnet is None else subnet.widths[i]
+        layer.active = width is not None
+        layer.mlp.active_width = None if width in (None, full) else width
+
+
+@contextlib.contextmanager
+def active(model: nn.Module, subnet: Subnet | None) -> Iterator[None]:
+    """Activate a sub-network, and the full network again afterwards."""
+    set_active(model, subnet)
+    try:
+        yield
+    finally:
+        set_active(model, None)
+
+
+def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -> nn.Module:
+    """Load a Hugging Face folder as an elastic model in eval mode; safetensors only, nothing is downloaded.
+
+    dtype: fp32, bf16 or fp16. Raises UserError if the folder is not a supported model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    ModelShape.from_folder(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: cannot load the model: {str(error).splitlines()[0]}") from error
+    return make_elastic(model.to(device).eval())
+
+
+def subnet_state_dict(state_dict: dict[str, torch.Tensor], subnet: Subnet) -> dict[str, torch.Tensor]:
+    """The weights of a sub-network on its own: kept layers renumbered from 0, MLPs cut to their widths.
+
+    Tensors are contiguous copies, so that a file saved from them holds nothing else.
+    """
+    position = {layer: new for new, layer in enumerate(subnet.kept)}
+    cut = {}
+    for name, tensor in state_dict.items():
+        if not name.startswith("model.layers."):
+            cut[name] = tensor
+            continue
+        layer, rest = name.removeprefix("model.layers.").split(".", 1)
+        width = subnet.widths[int(layer)]
+        if width is None:
+            continue
+        if rest.startswith(("mlp.gate_proj.", "mlp.up_proj.")):
+            tensor = tensor[:width]
+        elif rest == "mlp.down_proj.weight":
+            tensor = tensor[:, :width]
+        cut[f"model.layers.{position[int(layer)]}.{rest}"] = tensor.clone().contiguous()
+    return cut

@@ -1,0 +1,35 @@
+"""Non-domination and hypervolume. Both take minimised objectives; negate what is to be maximised."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def non_dominated(objectives: np.ndarray) -> np.ndarray:
+    """Mask of the rows no other row dominates.
+
+    objectives: [points, objectives], minimised. Of identical rows only the first is kept, so a front has no repeats.
+    """
+    objectives = np.asarray(objectives, dtype=float)
+    mask = np.ones(len(objectives), dtype=bool)
+    for i, row in enumerate(objectives):
+        no_worse = np.all(objectives <= row, axis=1)
+        better = np.any(objectives < row, axis=1)
+        equal_before = np.all(objectives[:i] == row, axis=1)
+        mask[i] = not np.any(no_worse & better) and not np.any(equal_before)
+    return mask
+
+
+def hypervolume(objectives: np.ndarray, reference: np.ndarray) -> float:
+    """Area dominated by the points and bounded by the reference point; two minimised objectives.
+
+    objectives: [points, 2]; reference: [2]. Points outside the reference box add nothing.
+    """
+    objectives = np.asarray(objectives, dtype=float).reshape(-1, 2)
+    inside = objectives[np.all(objectives < reference, axis=1)]
+    area, ceiling = 0.0, float(reference[1])
+    for x, y in inside[np.lexsort((inside[:, 1], inside[:, 0]))]:
+        if y < ceiling:
+            area += (reference[0] - x) * (ceiling - y)
+            ceiling = y
+    return float(area)
