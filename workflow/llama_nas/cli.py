@@ -20,15 +20,11 @@ Parser = argparse.ArgumentParser
 
 
 def _seed(parser: Parser) -> None:
-    parser.add_argument(
-        "--seed", type=int, required=True, help="the run's seed; the stage derives its own from it"
-    )
+    parser.add_argument("--seed", type=int, required=True, help="the run's seed; the stage derives its own from it")
 
 
 def _space(parser: Parser) -> None:
-    parser.add_argument(
-        "--depths", type=int, nargs="+", required=True, help="layer counts of the space, ascending"
-    )
+    parser.add_argument("--depths", type=int, nargs="+", required=True, help="layer counts of the space, ascending")
     parser.add_argument(
         "--widths",
         type=int,
@@ -36,16 +32,12 @@ def _space(parser: Parser) -> None:
         required=True,
         help="MLP widths of the space, full width first; append-only",
     )
-    parser.add_argument(
-        "--depth-selection", default="first", help="which layers a depth keeps (default: first)"
-    )
+    parser.add_argument("--depth-selection", default="first", help="which layers a depth keeps (default: first)")
 
 
 def _compute(parser: Parser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="compute threads; part of the result's identity"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="compute threads; part of the result's identity")
 
 
 def world_arguments(parser: Parser) -> None:
@@ -53,9 +45,7 @@ def world_arguments(parser: Parser) -> None:
     _seed(parser)
     parser.add_argument("--inhabitants", type=int, required=True, help="how many people the world has")
     parser.add_argument("--items", type=int, required=True, help="scored items per task")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder: corpus.txt, instructions.json, hub/"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder: corpus.txt, instructions.json, hub/")
 
 
 def world(args: Arguments) -> None:
@@ -73,12 +63,8 @@ def pretrain_arguments(parser: Parser) -> None:
     parser.add_argument("--hidden-size", type=int, required=True)
     parser.add_argument("--intermediate-size", type=int, required=True)
     parser.add_argument("--heads", type=int, required=True)
-    parser.add_argument(
-        "--vocabulary", type=int, required=True, help="tokens of the tokenizer trained on the corpus"
-    )
-    parser.add_argument(
-        "--max-positions", type=int, required=True, help="max_position_embeddings of the model"
-    )
+    parser.add_argument("--vocabulary", type=int, required=True, help="tokens of the tokenizer trained on the corpus")
+    parser.add_argument("--max-positions", type=int, required=True, help="max_position_embeddings of the model")
     parser.add_argument("--sequence-length", type=int, required=True, help="tokens per training row")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True, help="rows per step")
@@ -158,12 +144,8 @@ def compile_task_arguments(parser: Parser) -> None:
     """Render and tokenise a benchmark with lm-eval's own task objects; pack its requests as a prefix trie."""
     _seed(parser)
     parser.add_argument("--task", required=True, help="the task's name in the config")
-    parser.add_argument(
-        "--lm-eval-task", required=True, help="lm-eval task or group name, or the path of a task YAML"
-    )
-    parser.add_argument(
-        "--data-root", type=Path, help="folder in Hub layout; default: the Hub ids as they are"
-    )
+    parser.add_argument("--lm-eval-task", required=True, help="lm-eval task or group name, or the path of a task YAML")
+    parser.add_argument("--data-root", type=Path, help="folder in Hub layout; default: the Hub ids as they are")
     parser.add_argument("--num-fewshot", type=int, help="default: the task's own")
     parser.add_argument("--limit", type=int, help="first items only, as lm-eval's --limit")
     parser.add_argument("--subtasks", nargs="+", help="for a group: only these, e.g. subjects of mmlu")
@@ -200,15 +182,11 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
     )
-    parser.add_argument(
-        "--ranks", type=int, required=True, help="processes on this machine: one per GPU, or CPU ranks"
-    )
+    parser.add_argument("--ranks", type=int, required=True, help="processes on this machine: one per GPU, or CPU ranks")
     parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2, 3], required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
     parser.add_argument("--epochs", type=float, required=True)
-    parser.add_argument(
-        "--global-batch", type=int, required=True, help="= micro-batch x accumulation x ranks"
-    )
+    parser.add_argument("--global-batch", type=int, required=True, help="= micro-batch x accumulation x ranks")
     parser.add_argument("--micro-batch", type=int, required=True, help="rows per rank and forward")
     parser.add_argument("--learning-rate", type=float, required=True, help="peak; cosine to 0")
     parser.add_argument("--warmup", type=float, required=True, help="share of the steps")
@@ -224,9 +202,7 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--checkpoint-every", type=int, required=True, help="steps between checkpoints")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder to save to and resume from")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="Hugging Face model folder, with training.csv"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="Hugging Face model folder, with training.csv")
 
 
 def finetune(args: Arguments) -> None:
@@ -503,9 +479,7 @@ def summarize_arguments(parser: Parser) -> None:
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
     parser.add_argument("--front", type=Path, required=True)
-    parser.add_argument(
-        "--benchmarks", type=Path, nargs="+", required=True, help="benchmark JSONs of this task"
-    )
+    parser.add_argument("--benchmarks", type=Path, nargs="+", required=True, help="benchmark JSONs of this task")
     parser.add_argument("--agreement", type=Path, required=True, help="JSON of `llama-nas verify`")
     parser.add_argument("--throughput", type=Path, required=True, help="CSV of `llama-nas throughput`")
     parser.add_argument("--output", type=Path, required=True, help="summary CSV")
@@ -591,9 +565,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Exit code 2 and one line on stderr for bad input; a full disk is bad input, too."""
     args = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         args.run(args)
     except UserError as error:

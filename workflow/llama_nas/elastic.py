@@ -51,9 +51,7 @@ class _ElasticMLP:
             return super().forward(x_TD)  # type: ignore[misc]
         gate_TW = functional.linear(x_TD, self.gate_proj.weight[:width], _head(self.gate_proj.bias, width))
         up_TW = functional.linear(x_TD, self.up_proj.weight[:width], _head(self.up_proj.bias, width))
-        return functional.linear(
-            self.act_fn(gate_TW) * up_TW, self.down_proj.weight[:, :width], self.down_proj.bias
-        )
+        return functional.linear(self.act_fn(gate_TW) * up_TW, self.down_proj.weight[:, :width], self.down_proj.bias)
 
 
 def _head(bias: torch.Tensor | None, width: int) -> torch.Tensor | None:

@@ -128,8 +128,7 @@ class ModelShape:
         """Exact parameter count; a tied output head is counted once."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         layers = sum(
-            sum(rows * columns + bias for rows, columns, bias in self._linears(width))
-            + self._norms_per_layer()
+            sum(rows * columns + bias for rows, columns, bias in self._linears(width)) + self._norms_per_layer()
             for width in subnet.kept_widths
         )
         return embeddings + self.hidden_size + layers
@@ -185,9 +184,7 @@ class SearchSpace:
                 f"config.yaml: space.depths {list(depths)} must lie in 1..{shape.num_hidden_layers}, the model's layer count"
             )
         if not widths or len(set(widths)) != len(widths) or len(widths) > len(WIDTH_CODES):
-            raise UserError(
-                f"config.yaml: space.widths {list(widths)} must be 1 to {len(WIDTH_CODES)} distinct widths"
-            )
+            raise UserError(f"config.yaml: space.widths {list(widths)} must be 1 to {len(WIDTH_CODES)} distinct widths")
         if widths[0] != shape.intermediate_size:
             raise UserError(
                 f"config.yaml: space.widths must start with the model's full MLP width {shape.intermediate_size}, not {widths[0]}"
