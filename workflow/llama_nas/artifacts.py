@@ -96,7 +96,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """sha256 over names and contents of all files of a folder, in hex; hidden files (Snakemake's marks) do not count."""
+    """sha256 over names and contents of all files of a folder, in hex; hidden files (Snakemake's) do not count."""
     digest = hashlib.sha256()
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file() and not path.name.startswith("."):

@@ -473,7 +473,7 @@ def throughput(args: Arguments) -> None:
 
 
 def summarize_arguments(parser: Parser) -> None:
-    """Summarise one task: every benchmarked model with size, accuracy and speed, and the front before and after INT8."""
+    """Summarise one task: every benchmarked model with size, accuracy and speed; the front before and after INT8."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--widths", type=int, nargs="+", required=True)
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")

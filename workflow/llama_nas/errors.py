@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input from outside (config, data, checkpoint, device, disk). The CLI prints it as one line and exits with 2."""
+    """Bad input from outside (config, data, checkpoint, device, disk). The CLI prints one line and exits with 2."""

@@ -73,7 +73,7 @@ class ModelShape:
         model_type = config.get("model_type", "<missing>")
         if model_type not in SUPPORTED_MODEL_TYPES:
             raise UserError(
-                f"config.json: model_type '{model_type}' is not supported; supported: {', '.join(SUPPORTED_MODEL_TYPES)}"
+                f"config.json: model_type '{model_type}' is not supported; known: {', '.join(SUPPORTED_MODEL_TYPES)}"
             )
         heads = config["num_attention_heads"]
         return cls(
@@ -153,7 +153,7 @@ class ModelShape:
 
 
 def kept_layers(depth_selection: str, depth: int, num_layers: int) -> tuple[int, ...]:
-    """The base layers that a network of this depth keeps. `first`: layers 0..depth-1 (DyNAS-T's rule for BERT and ViT)."""
+    """The base layers that a network of this depth keeps. `first`: layers 0..depth-1, as DyNAS-T does."""
     if depth_selection != "first":
         raise UserError(f"config.yaml: space.depth_selection '{depth_selection}' is not known; known: first")
     return tuple(range(min(depth, num_layers)))
@@ -181,17 +181,20 @@ class SearchSpace:
             raise UserError(f"config.yaml: space.depths {list(depths)} must be distinct and ascending")
         if depths[0] < 1 or depths[-1] > shape.num_hidden_layers:
             raise UserError(
-                f"config.yaml: space.depths {list(depths)} must lie in 1..{shape.num_hidden_layers}, the model's layer count"
+                f"config.yaml: space.depths {list(depths)} must lie in 1..{shape.num_hidden_layers}, "
+                "the model's layer count"
             )
         if not widths or len(set(widths)) != len(widths) or len(widths) > len(WIDTH_CODES):
             raise UserError(f"config.yaml: space.widths {list(widths)} must be 1 to {len(WIDTH_CODES)} distinct widths")
         if widths[0] != shape.intermediate_size:
             raise UserError(
-                f"config.yaml: space.widths must start with the model's full MLP width {shape.intermediate_size}, not {widths[0]}"
+                f"config.yaml: space.widths must start with the model's full MLP width {shape.intermediate_size}, "
+                f"not {widths[0]}"
             )
         if min(widths) < 1 or max(widths) > shape.intermediate_size:
             raise UserError(
-                f"config.yaml: space.widths {list(widths)} must lie in 1..{shape.intermediate_size}, the model's MLP width"
+                f"config.yaml: space.widths {list(widths)} must lie in 1..{shape.intermediate_size}, "
+                "the model's MLP width"
             )
         return cls(shape.num_hidden_layers, tuple(depths), tuple(widths), depth_selection)
 
