@@ -50,7 +50,7 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -60,7 +60,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except json.JSONDecodeError as error:
@@ -74,11 +74,11 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """CSV with `subnet_id` kept as text (`0000` is an id, not a number); raises UserError for missing columns."""
+    """CSV with `subnet_id` and `model` kept as text (`0000` is an id, not a number); raises UserError for missing columns."""
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={"subnet_id": str}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype={"subnet_id": str, "model": str}, float_precision="round_trip")
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except pd.errors.EmptyDataError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -33,3 +35,19 @@ def hypervolume(objectives: np.ndarray, reference: np.ndarray) -> float:
             area += (reference[0] - x) * (ceiling - y)
             ceiling = y
     return float(area)
+
+
+def spread(sizes: Sequence[float], members: int | str) -> list[int]:
+    """Indices of `members` points spread over the size axis, ends included, ascending in size; `all` for every point.
+
+    For each of `members` evenly spaced sizes the nearest point not yet taken is chosen (the smaller of two equals).
+    """
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    if members == "all" or int(members) >= len(order):
+        return order
+    count, low, high = int(members), sizes[order[0]], sizes[order[-1]]
+    targets = [high] if count == 1 else [low + (high - low) * k / (count - 1) for k in range(count)]
+    chosen: set[int] = set()
+    for target in targets:
+        chosen.add(min((i for i in order if i not in chosen), key=lambda i: (abs(sizes[i] - target), sizes[i])))
+    return [i for i in order if i in chosen]

@@ -1,0 +1,41 @@
+# make run   set everything up and run the default workflow to its end
+# make test  set everything up and pass the tests
+# make check linters and types;  make lock  renew envs/constraints.txt from the current .venv
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint envs/constraints.txt
+
+.PHONY: run test check lock clean
+
+run: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
+
+test: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
+
+# torch comes before the rest and from its own pin, or other packages would choose another build of it.
+$(READY): Makefile pyproject.toml $(wildcard envs/*.txt)
+	@sh envs/prerequisites.sh $(PYTHON)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -r envs/build.txt
+	$(PIP) torch
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	$(PIP) -r envs/search.txt -r envs/score.txt -r envs/train.txt -r envs/dev.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	$(BIN)/python envs/lock.py > envs/constraints.txt.new && mv envs/constraints.txt.new envs/constraints.txt
+
+clean:
+	rm -rf $(VENV) .cache .snakemake results logs

@@ -1,0 +1,34 @@
+"""LLaMA-NAS (arXiv 2405.18377): from one pre-trained Llama to a Pareto front of smaller ones, per benchmark.
+
+The table of contents: config, includes, targets. Rules are in workflow/rules/, logic in workflow/llama_nas/.
+"""
+
+import os
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+# A config given by --configfile is complete: it replaces the default run's instead of being merged into it.
+if not workflow.overwrite_configfiles:
+
+    configfile: os.path.join(workflow.basedir, "config.yaml")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/base.smk"
+include: "workflow/rules/tasks.smk"
+include: "workflow/rules/supernet.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/subnets.smk"
+include: "workflow/rules/analysis.smk"
+
+
+rule all:
+    """The whole mission: fronts, exported and quantized members, benchmarks, summaries and the page with the answer."""
+    default_target: True
+    localrule: True
+    input:
+        fronts=rules.fronts.input,
+        report=rules.report.output,

@@ -1,0 +1,241 @@
+"""The one-page answer: a self-contained HTML file, readable on a phone, that needs no network."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from llama_nas.analysis.figures import smoothing_window, training_figure
+from llama_nas.analysis.judgement import NOISE, RULE, Metric, Verdict
+from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
+from llama_nas.artifacts import read_table, write_text
+from llama_nas.errors import UserError
+from llama_nas.space import format_bytes
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp16", "int8")  # the two column groups of the task tables (paper, Table 5)
+AGREEMENT_KEYS = ("task", "subnet_id", "dtype", "requests", "items", "max_difference_per_token", "agrees")
+
+
+def write_report(
+    output: Path,
+    *,
+    supernet: Path,
+    summaries: Sequence[Path],
+    figures: Sequence[Path],
+    agreements: Sequence[Path],
+    predictors: Sequence[Path],
+) -> None:
+    """Write summary.html from the per-task results.
+
+    summaries, figures and agreements belong together by position, one of each per task; predictors are the
+    predictor.json files of every task and round. Raises UserError where they do not fit together.
+    """
+    if not len(summaries) == len(figures) == len(agreements):
+        raise UserError(
+            "--summaries, --figures, --agreements: one of each per task, in the same order; "
+            f"got {len(summaries)}, {len(figures)} and {len(agreements)}"
+        )
+    training = read_table(supernet / "training.csv", ["step", "kind", "loss"])
+    tasks = [
+        task_section(summary, figure, agreement, predictors)
+        for summary, figure, agreement in zip(summaries, figures, agreements, strict=True)
+    ]
+    steps = training["kind"].value_counts()
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        tasks=tasks,
+        rule=RULE,
+        noise=f"{NOISE:g}",
+        training_figure=inline_svg(training_figure(training), "training", "Training loss of the super-network"),
+        training_steps={kind: int(steps.get(kind, 0)) for kind in ("full", "subnet")},
+        smoothing={kind: smoothing_window(int(steps.get(kind, 0))) for kind in ("full", "subnet")},
+    )
+    write_text(output, page)
+    log.info("report on %d tasks: %s", len(tasks), output)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model in one precision, as printed."""
+
+    size: str
+    ratio: float
+    score: str
+    verdict: Verdict
+    difference: str
+    tokens_per_second: str
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One part of a score's difference from the base, as printed."""
+
+    text: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Network:
+    """A line of a task's tables; scores and gains by precision or part, None where not benchmarked."""
+
+    name: str
+    label: str
+    role: str
+    layers: int
+    parameters: str
+    recommended: bool
+    scores: dict[str, Score | None]
+    gains: dict[str, Gain | None]
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """All that the page says about one task."""
+
+    name: str
+    metric: Metric
+    networks: list[Network]
+    base: Network
+    full: Network
+    pick: Network
+    hidden_drop: str  # the largest drop against the base that would pass as noise; empty if it is not known
+    at_chance: bool
+    facts: dict[str, str]
+    figure: Markup
+    agreement: dict[str, Any]
+    predictors: list[dict[str, Any]]
+
+
+def task_section(summary: Path, figure: Path, agreement: Path, predictors: Sequence[Path]) -> TaskSection:
+    """Read one task's artifacts; raises UserError where they are not of the same task."""
+    table = read_table(summary, SUMMARY_COLUMNS)
+    if table.empty:
+        raise UserError(f"{summary}: no rows")
+    first = table.iloc[0]
+    task = str(first["task"])
+    metric = Metric(first["metric"], bool(first["higher_is_better"]))
+    check = read_keys(agreement, AGREEMENT_KEYS)
+    if check["task"] != task or task not in figure.stem:
+        raise UserError(f"{summary}: is about task '{task}', but beside it stand {figure} and {agreement}")
+
+    rows = {(row["model"], row["precision"]): row for row in table.to_dict("records")}
+    networks = [network_line(name, rows, metric) for name in table["model"].unique()]
+    base = next(network for network in networks if network.role == "pretrained")
+    pick = next(network for network in networks if network.recommended)
+    base_row, pick_row = rows[base.name, REFERENCE_PRECISION], rows[pick.name, REFERENCE_PRECISION]
+    drop = NOISE * math.hypot(base_row["stderr"], pick_row["stderr"])
+    return TaskSection(
+        name=task,
+        metric=metric,
+        networks=networks,
+        base=base,
+        full=next(network for network in networks if network.role == "full"),
+        pick=pick,
+        hidden_drop="" if math.isnan(drop) else metric.difference_text(drop).lstrip("+"),
+        at_chance=metric.improvement(base_row["value"], first["chance"]) <= NOISE * base_row["stderr"],
+        facts=facts(table, metric),
+        figure=inline_svg(figure.read_text(encoding="utf-8"), task, f"{task}: size against {metric.name}"),
+        agreement=agreement_line(check, metric),
+        predictors=sorted((predictor_line(p) for p in predictors if p.parts[-3] == task), key=lambda r: r["round"]),
+    )
+
+
+def network_line(name: str, rows: dict[tuple[str, str], dict[str, Any]], metric: Metric) -> Network:
+    """The printed form of one model's rows; `rows` is the whole table by (model, precision)."""
+    own = {precision: row for (model, precision), row in rows.items() if model == name}
+    any_row = next(iter(own.values()))
+    full = next(row for (_, p), row in rows.items() if row["role"] == "full" and p == REFERENCE_PRECISION)
+    half, int8 = own.get("fp16"), own.get("int8")
+    labels = {"pretrained": "pre-trained base", "full": "full-size super-network", "member": name}
+    is_base = any_row["role"] == "pretrained"
+    return Network(
+        name=name,
+        label=labels[any_row["role"]],
+        role=any_row["role"],
+        layers=any_row["layers"],
+        parameters=count_text(any_row["parameters"]),
+        recommended=bool(any_row["recommended"]),
+        scores={precision: score(own[precision], metric) if precision in own else None for precision in PRECISIONS},
+        gains={
+            "finetuning": None if is_base else gain(full, rows[PRETRAINED, REFERENCE_PRECISION], metric),
+            "search": gain(half, full, metric) if half and any_row["role"] == "member" else None,
+            "precision": gain(int8, half, metric) if int8 and half else None,
+        },
+    )
+
+
+def score(row: dict[str, Any], metric: Metric) -> Score:
+    speed = row["tokens_per_second"]
+    return Score(
+        size=format_bytes(row["size_bytes"]),
+        ratio=row["size_ratio"],
+        score=metric.text(row["value"], row["stderr"]),
+        verdict=row["verdict"],
+        difference=metric.difference_text(row["value_difference"]),
+        tokens_per_second="–" if math.isnan(speed) else f"{speed:,.0f}",
+    )
+
+
+def gain(row: dict[str, Any], reference: dict[str, Any], metric: Metric) -> Gain:
+    return Gain(
+        text=metric.difference_text(row["value"] - reference["value"]),
+        verdict=metric.verdict(row["value"], row["stderr"], reference["value"], reference["stderr"]),
+    )
+
+
+def facts(table: pd.DataFrame, metric: Metric) -> dict[str, str]:
+    """What a task's numbers rest on, by name."""
+    first = table.iloc[0]
+    limit = "all items" if pd.isna(first["limit"]) else f"first {first['limit']:g} items (of each subtask)"
+    shots = "the task's own" if pd.isna(first["num_fewshot"]) else str(first["num_fewshot"])
+    return {
+        "lm-eval task": str(first["lm_eval_task"]),
+        "metric": f"{metric.name}, {metric.direction}",
+        "chance": "–" if pd.isna(first["chance"]) else metric.text(first["chance"]),
+        "items": f"{first['items']:,} ({limit})",
+        "shots": shots,
+        "benchmark batch size": one_or_more(table["batch_size"]),
+        "versions": one_or_more(table["versions"]),
+        "tokens/s measured on": one_or_more(table["throughput_setting"]),
+    }
+
+
+def one_or_more(column: pd.Series) -> str:
+    """The distinct values of a column; one, if all rows agree."""
+    return "; ".join(str(value) for value in column.dropna().unique()) or "–"
+
+
+def count_text(parameters: int) -> str:
+    """`6.74 B`, `1.23 M`, `313 k`: three digits."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if parameters >= size:
+            return f"{parameters / size:.3g} {letter}"
+    return str(parameters)
+
+
+def inline_svg(svg: str, name: str, label: str) -> Markup:
+    """An SVG file as part of a page: without its XML header, with a label, and with ids of its own.
+
+    Ids are prefixed because a page has one name space: two figures from the same program share ids otherwise.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    return Markup(body.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))

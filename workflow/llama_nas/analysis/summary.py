@@ -1,0 +1,188 @@
+"""One task's summary: every benchmarked model with its size, score and speed, one row per model and precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llama_nas.analysis.figures import front_figure
+from llama_nas.analysis.judgement import Metric, recommended
+from llama_nas.artifacts import read_json, read_table, write_table, write_text
+from llama_nas.errors import UserError
+from llama_nas.space import PRECISIONS, ModelShape, parse_id
+
+log = logging.getLogger(__name__)
+
+PRETRAINED = "pretrained"
+REFERENCE_PRECISION = "fp16"  # every ratio and difference is against the pre-trained base in this precision
+ROLES = ("pretrained", "full", "member")  # the order of the rows
+TASK_KEYS = ("task", "lm_eval_task", "metric", "higher_is_better", "items", "chance", "num_fewshot", "limit")
+BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_size", "versions")
+SPEED_COLUMNS = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3"]
+SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "repeats"]
+
+
+def summarize_task(
+    output: Path,
+    *,
+    figure: Path,
+    model: Path,
+    widths: Sequence[int],
+    task: Path,
+    evaluations: Path,
+    front: Path,
+    benchmarks: Sequence[Path],
+    agreement: Path,
+    throughput: Path,
+) -> None:
+    """Write `output` (CSV, columns as in `summary_table`) and `figure` (SVG: the front before and after INT8).
+
+    Raises UserError where an input lacks a column or key, where two inputs contradict each other, or where the FP16
+    benchmark of the pre-trained base or of the full-size super-network is missing.
+    """
+    settings = read_keys(task / "task.json", TASK_KEYS)
+    metric = settings["metric"]
+    found = read_table(evaluations, ["subnet_id", "size_bytes", metric])
+    on_front = read_table(front, ["subnet_id", "size_bytes", metric])
+    speeds = read_table(throughput, ["model", "precision", *SPEED_COLUMNS, *SPEED_SETTINGS])
+    if read_keys(agreement, ["task"])["task"] != settings["task"]:
+        raise UserError(f"{agreement}: not about task '{settings['task']}'")
+
+    records = [read_benchmark(path, settings) for path in benchmarks]
+    table = summary_table(ModelShape.from_folder(model), widths, settings, records, on_front, speeds)
+    write_table(output, table)
+    write_text(figure, front_figure(table, found, on_front))
+    log.info("summary of %s: %d rows, %d networks evaluated", settings["task"], len(table), len(found))
+
+
+def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON object that has all `keys`; raises UserError for what is missing."""
+    value = read_json(path)
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise UserError(f"{path}: key {', '.join(missing)} is missing")
+    return value
+
+
+def read_benchmark(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """One stock lm-eval result as a flat record; model and precision are in its path, `{task}/{precision}/{id}.json`."""
+    task, precision, name = path.parts[-3], path.parts[-2], path.stem
+    if task != settings["task"] or precision not in PRECISIONS:
+        raise UserError(f"{path}: expected .../{settings['task']}/<one of {', '.join(PRECISIONS)}>/<id>.json")
+    result = read_keys(path, BENCHMARK_KEYS)
+    metric = settings["metric"]
+    if metric not in result["metrics"]:
+        raise UserError(f"{path}: metrics has no '{metric}'; it has {', '.join(result['metrics'])}")
+    if result["items"] != settings["items"]:
+        raise UserError(f"{path}: {result['items']} items, but the compiled task has {settings['items']}")
+    stderr = result["metrics"].get(f"{metric}_stderr")
+    return {
+        "model": name,
+        "precision": precision,
+        "value": float(result["metrics"][metric]),
+        "stderr": float(stderr) if isinstance(stderr, int | float) else math.nan,  # lm-eval says "N/A" for some metrics
+        "items": result["items"],
+        "bytes_on_disk": result["bytes_on_disk"],
+        "memory_bytes": result["memory_bytes"],
+        "batch_size": result["batch_size"],
+        "versions": ", ".join(f"{package} {version}" for package, version in sorted(result["versions"].items())),
+    }
+
+
+def summary_table(
+    shape: ModelShape,
+    widths: Sequence[int],
+    settings: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    on_front: pd.DataFrame,
+    speeds: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row per (model, precision): the base, then the full-size super-network, then the others from large to small.
+
+    size_bytes is arithmetic at the row's precision, bytes_on_disk what was measured. size_ratio is the base's FP16 size
+    over the row's: 2 means half as large. value_difference is against the base in FP16 and is the sum of
+    finetuning_difference (full-size super-network - base), search_difference (network - full-size super-network, all
+    FP16) and precision_difference (this precision - FP16 of the same network). Differences are plain, row minus
+    reference: for a minimised metric a negative one is the better; `verdict` has the direction and the noise right.
+    """
+    metric = Metric(settings["metric"], settings["higher_is_better"])
+    full_id = "0" * shape.num_hidden_layers
+    values = {(r["model"], r["precision"]): (r["value"], r["stderr"]) for r in records}
+    if len(values) < len(records):
+        raise UserError(f"--benchmarks: {len(records)} files for {len(values)} pairs of model and precision")
+    for name in (PRETRAINED, full_id):
+        if (name, REFERENCE_PRECISION) not in values:
+            raise UserError(f"--benchmarks: {settings['task']}/{REFERENCE_PRECISION}/{name}.json is needed")
+    base, base_stderr = values[PRETRAINED, REFERENCE_PRECISION]
+    full, _ = values[full_id, REFERENCE_PRECISION]
+    full_network = parse_id(full_id, shape.num_hidden_layers, widths)
+    base_bytes = shape.size_bytes(full_network, REFERENCE_PRECISION)
+
+    rows = []
+    for record in records:
+        name, precision, value = record["model"], record["precision"], record["value"]
+        is_base = name == PRETRAINED
+        network = full_network if is_base else parse_id(name, shape.num_hidden_layers, widths)
+        size = shape.size_bytes(network, precision)
+        same_in_fp16, _ = values.get((name, REFERENCE_PRECISION), (math.nan, math.nan))
+        rows.append(
+            {
+                "task": settings["task"],
+                "model": name,
+                "role": "pretrained" if is_base else "full" if name == full_id else "member",
+                "precision": precision,
+                "layers": network.layers,
+                "parameters": shape.parameters(network),
+                "size_bytes": size,
+                "bytes_on_disk": record["bytes_on_disk"],
+                "memory_bytes": record["memory_bytes"],
+                "metric": metric.name,
+                "value": value,
+                "stderr": record["stderr"],
+                "items": record["items"],
+                "size_ratio": base_bytes / size,
+                "value_difference": value - base,
+                "verdict": metric.verdict(value, record["stderr"], base, base_stderr),
+                "finetuning_difference": 0.0 if is_base else full - base,
+                "search_difference": 0.0 if is_base else same_in_fp16 - full,
+                "precision_difference": value - same_in_fp16,
+                "on_front": name in set(on_front["subnet_id"]),
+                "higher_is_better": metric.higher_is_better,
+                "chance": settings["chance"],
+                "lm_eval_task": settings["lm_eval_task"],
+                "num_fewshot": settings["num_fewshot"],
+                "limit": settings["limit"],
+                "batch_size": record["batch_size"],
+                "versions": record["versions"],
+            }
+        )
+    table = pd.DataFrame(rows)
+    exported = table[(table["role"] != "pretrained") & (table["precision"] == REFERENCE_PRECISION)]
+    table.insert(4, "recommended", table["model"] == recommended(exported, metric))
+    return with_speed(table, speeds).sort_values(
+        ["role", "parameters", "model", "precision"], key=_row_order, ignore_index=True
+    )
+
+
+def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
+    """The table with the measured tokens/s and how they were measured; empty where a model was not measured."""
+    setting = [
+        f"{row.device}, {row.threads} threads, batch {row.batch_size} x {row.sequence_length} tokens, {row.repeats} runs"
+        for row in speeds.itertuples()
+    ]
+    measured = speeds[["model", "precision", *SPEED_COLUMNS]].assign(throughput_setting=setting)
+    return table.merge(measured, on=["model", "precision"], how="left", validate="one_to_one")
+
+
+def _row_order(column: pd.Series) -> pd.Series:
+    """Sort keys: roles and precisions in their own order, networks from large to small."""
+    if column.name == "role":
+        return column.map(ROLES.index)
+    if column.name == "precision":
+        return column.map(PRECISIONS.index)
+    return -column if column.name == "parameters" else column

@@ -1,0 +1,100 @@
+"""A digest of the code that one stage depends on, so that Snakemake reruns a stage when its code changes meaning.
+
+It covers the stage's pair of functions in `cli.py` with the helpers they use, and every module of this package
+they reach by imports, followed statically. Comments, docstrings and formatting do not count: an edit in
+`analysis/` never retrains a model.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "llama_nas"
+ROOT = Path(__file__).parent
+
+
+def code_digest(stage: str) -> str:
+    """First 16 hex digits of the sha256 of everything stage `stage` (a sub-command's name) runs in this package."""
+    functions = _cli_functions(stage)
+    parts = [ast.dump(function) for function in functions]
+    for path in sorted(_closure(functions)):
+        parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_meaning(path)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _cli_functions(stage: str) -> list[ast.FunctionDef]:
+    """The stage's functions in cli.py and the module-level helpers they call, in file order."""
+    name = stage.replace("-", "_")
+    functions = {node.name: node for node in _tree(ROOT / "cli.py").body if isinstance(node, ast.FunctionDef)}
+    wanted, queue = set(), [name, f"{name}_arguments"]
+    while queue:
+        current = queue.pop()
+        if current in wanted:
+            continue
+        wanted.add(current)
+        called = {node.id for node in ast.walk(functions[current]) if isinstance(node, ast.Name)}
+        queue.extend(called & functions.keys())
+    return [function for function in functions.values() if function.name in wanted]
+
+
+def _closure(roots: Iterable[ast.AST]) -> set[Path]:
+    """Every file of the package that the given syntax trees reach by imports."""
+    reached: set[Path] = set()
+    queue = [path for root in roots for path in _uses(root, folder=ROOT)]
+    while queue:
+        path = queue.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        if path.suffix == ".py":
+            queue.extend(_uses(_tree(path), path.parent))
+            queue.extend(path.parent.glob("*.yaml"))  # task definitions are found by name, so all of a folder count
+    return reached
+
+
+def _uses(tree: ast.AST, folder: Path) -> Iterator[Path]:
+    """Files of this package that the tree imports, starts with `python -m`, or names as a file of its own folder."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isprintable():
+            names = [node.value]
+            if "." in node.value and "/" not in node.value and (folder / node.value).is_file():
+                yield folder / node.value
+        for name in names:
+            if path := _module_file(name):
+                yield path
+
+
+def _module_file(name: str) -> Path | None:
+    if not name.startswith(f"{PACKAGE}.") or "/" in name:
+        return None
+    path = ROOT.joinpath(*name.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    """Syntax tree without docstrings (comments and formatting are not in a tree at all)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def _meaning(path: Path) -> str:
+    return ast.dump(_tree(path)) if path.suffix == ".py" else path.read_text(encoding="utf-8")

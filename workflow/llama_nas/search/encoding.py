@@ -1,0 +1,61 @@
+"""Arrays of genotypes: canonical form, ids, exact sizes and the one-hot encoding the predictors read.
+
+Shapes: n genotypes of g = 1 + num_layers genes, depth gene first (see `SearchSpace`).
+A gene of a layer that the network does not keep is *inactive*: it changes neither the network nor its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llama_nas.space import DROPPED, WIDTH_CODES, ModelShape, SearchSpace, Subnet
+
+
+def active_genes(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+    """Which genes exist in the network, bool [n, g]; the depth gene always does."""
+    kept = np.zeros((len(space.depths), 1 + space.num_layers), dtype=bool)
+    kept[:, 0] = True
+    for depth, layers in enumerate(space.kept):
+        kept[depth, 1 + np.array(layers)] = True
+    return kept[genotypes[:, 0]]
+
+
+def canonical(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+    """Inactive genes reset to 0, int [n, g]: rows are equal exactly where the networks are."""
+    return np.where(active_genes(space, genotypes), genotypes, 0)
+
+
+def subnet_ids(space: SearchSpace, genotypes: np.ndarray) -> list[str]:
+    """The id of each network, as `SearchSpace.id` writes it."""
+    codes = np.array(list(WIDTH_CODES))[genotypes[:, 1:]]
+    codes[~active_genes(space, genotypes)[:, 1:]] = DROPPED
+    return ["".join(row) for row in codes]
+
+
+def genotypes_of(space: SearchSpace, ids: Sequence[str]) -> np.ndarray:
+    """Canonical genotypes of subnet ids, int [n, g]; raises UserError for an id that is not in the space."""
+    genotypes = [space.genotype(space.parse(subnet_id)) for subnet_id in ids]
+    return np.array(genotypes, dtype=int).reshape(len(genotypes), 1 + space.num_layers)
+
+
+def parameters(space: SearchSpace, shape: ModelShape, genotypes: np.ndarray) -> np.ndarray:
+    """Exact parameter counts, int [n]: the size is a sum over layers, so one lookup per gene."""
+    no_layers = shape.parameters(Subnet(()))
+    of_width = np.array([shape.parameters(Subnet((width,))) - no_layers for width in space.widths])
+    return no_layers + np.where(active_genes(space, genotypes)[:, 1:], of_width[genotypes[:, 1:]], 0).sum(axis=1)
+
+
+def one_hot(space: SearchSpace, genotypes: np.ndarray, masked: bool) -> np.ndarray:
+    """One column per value of each gene of the declared space, float [n, sum(bounds)].
+
+    masked: all columns of an inactive gene are 0. Otherwise an inactive gene reads as 0, its canonical value.
+    """
+    genotypes = canonical(space, genotypes)
+    first_column = np.concatenate([[0], np.cumsum(space.bounds)[:-1]])
+    encoded = np.zeros((len(genotypes), space.bounds.sum()))
+    np.put_along_axis(encoded, first_column + genotypes, 1.0, axis=1)
+    if masked:
+        encoded *= np.repeat(active_genes(space, genotypes), space.bounds, axis=1)
+    return encoded

@@ -1,0 +1,77 @@
+# Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/summary.html.
+
+
+def task_benchmarks(wildcards):
+    return expand(
+        "results/benchmarks/{task}/{precision}/{id}.json",
+        task=wildcards.task,
+        precision=BENCHMARK["precisions"],
+        id=summary_ids(wildcards.task),
+    )
+
+
+rule summarize:
+    """Base, super-network and exported members of one task: size, accuracy, speed, FP16 against INT8."""
+    input:
+        model="results/base",
+        task="results/tasks/{task}",
+        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        front="results/search/{task}/front.csv",
+        benchmarks=task_benchmarks,
+        agreement="results/agreement/{task}.json",
+        throughput="results/timings/throughput/{task}.csv",
+    output:
+        table=report("results/summary/{task}.csv", caption="../report/summary.rst", category="Summary"),
+        figure=report("results/figures/{task}_front.svg", caption="../report/front.rst", category="Fronts"),
+    params:
+        code=code_digest("summarize"),
+        widths=WIDTHS,
+    log:
+        "logs/summarize/{task}.log",
+    benchmark:
+        "results/timings/jobs/summarize/{task}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    shell:
+        "llama-nas summarize --widths {params.widths} --model {input.model} --task {input.task} "
+        "--evaluations {input.evaluations} --front {input.front} --benchmarks {input.benchmarks} "
+        "--agreement {input.agreement} --throughput {input.throughput} "
+        "--output {output.table} --figure {output.figure} 2> {log}"
+
+
+rule report:
+    """The page with the answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
+    input:
+        supernet="results/supernet",
+        tasks=expand("results/tasks/{task}", task=config["tasks"]),
+        summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
+        figures=expand("results/figures/{task}_front.svg", task=config["tasks"]),
+        agreements=expand("results/agreement/{task}.json", task=config["tasks"]),
+        predictors=expand(
+            "results/search/{task}/round_{round}/predictor.json", task=config["tasks"], round=range(1, ROUNDS + 1)
+        ),
+    output:
+        report("results/summary.html", caption="../report/report.rst", category="Summary"),
+    params:
+        code=code_digest("report"),
+    log:
+        "logs/report.log",
+    benchmark:
+        "results/timings/jobs/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    shell:
+        "llama-nas report --supernet {input.supernet} --summaries {input.summaries} --figures {input.figures} "
+        "--agreements {input.agreements} --predictors {input.predictors} --output {output} 2> {log}"

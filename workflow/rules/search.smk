@@ -1,0 +1,207 @@
+# Reads: results/supernet/, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and front.csv.
+# LINAS (arXiv 2202.12954): rounds of real evaluation, predictor and NSGA-II, by static recursion over the rounds.
+
+SEARCH = config["search"]
+ROUND = "results/search/{task}/round_{round}/"
+NSGA2 = {
+    key: SEARCH[key]
+    for key in (
+        "variant",
+        "population",
+        "generations",
+        "crossover_probability",
+        "crossover_eta",
+        "mutation_probability",
+        "mutation_eta",
+    )
+}
+
+
+def previous(name):
+    """The artifact `name` of the round before the one being made."""
+
+    def path(wildcards):
+        return f"results/search/{wildcards.task}/round_{int(wildcards.round) - 1}/{name}"
+
+    return path
+
+
+def previous_evaluations(wildcards):
+    """All evaluations before this round; none before the first."""
+    return [] if int(wildcards.round) == 1 else previous("evaluations.csv")(wildcards)
+
+
+def previous_option(wildcards):
+    """The option that goes with `previous_evaluations`."""
+    return "" if int(wildcards.round) == 1 else f"--previous {previous_evaluations(wildcards)}"
+
+
+def previous_round(wildcards):
+    return int(wildcards.round) - 1
+
+
+rule sample:
+    """Draw the first round's candidates."""
+    input:
+        model="results/base",
+        task="results/tasks/{task}",
+    output:
+        "results/search/{task}/round_1/candidates.csv",
+    params:
+        code=code_digest("sample"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=options({key: SEARCH[key] for key in ("variant", "population")}),
+    log:
+        "logs/sample/{task}.log",
+    benchmark:
+        "results/timings/jobs/sample/{task}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    localrule: True
+    shell:
+        "llama-nas sample --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
+        "--model {input.model} --output {output} 2> {log}"
+
+
+rule evaluate:
+    """Score one shard of a round's candidates on real items; one model load for all of them."""
+    input:
+        supernet="results/supernet",
+        task="results/tasks/{task}",
+        candidates=ROUND + "candidates.csv",
+    output:
+        ROUND + "shard_{shard}-of-{shards}.csv",
+    params:
+        code=code_digest("evaluate"),
+        space=SPACE,
+        compute=COMPUTE,
+        dtype=config["compute"]["dtype"],
+        timings="results/timings/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.json",
+    log:
+        "logs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.log",
+    benchmark:
+        "results/timings/jobs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.tsv"
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=memory(4000),
+        runtime=720,
+        gpu=GPU,
+    conda:
+        "../../envs/score.yaml"
+    container:
+        image("score")
+    shell:
+        "llama-nas evaluate {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
+        "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} "
+        "--timings {params.timings} --output {output} 2> {log}"
+
+
+rule fit:
+    """Gather the round's shards with all earlier evaluations and fit the predictor; its quality is written down."""
+    input:
+        model="results/base",
+        task="results/tasks/{task}",
+        candidates=ROUND + "candidates.csv",
+        shards=expand(ROUND + "shard_{shard}-of-{shards}.csv", shard=range(1, SHARDS + 1), shards=SHARDS, allow_missing=True),
+        previous=previous_evaluations,
+    output:
+        evaluations=ROUND + "evaluations.csv",
+        predictor=ROUND + "predictor.json",
+    params:
+        code=code_digest("fit"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=options({key: SEARCH[key] for key in ("variant", "predictor")}),
+        previous=previous_option,
+    log:
+        "logs/fit/{task}/round_{round}.log",
+    benchmark:
+        "results/timings/jobs/fit/{task}/round_{round}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    shell:
+        "llama-nas fit --seed {params.seed} {params.space} {params.settings} {params.previous} "
+        "--round {wildcards.round} --model {input.model} --task {input.task} --candidates {input.candidates} "
+        "--shards {input.shards} --evaluations {output.evaluations} --output {output.predictor} 2> {log}"
+
+
+rule propose:
+    """Run NSGA-II on the last round's predictor; its best new networks are this round's candidates."""
+    input:
+        model="results/base",
+        task="results/tasks/{task}",
+        evaluations=previous("evaluations.csv"),
+        predictor=previous("predictor.json"),
+    output:
+        candidates=ROUND + "candidates.csv",
+        history=ROUND + "generations.csv",
+    params:
+        code=code_digest("propose"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=options(NSGA2),
+        round=previous_round,
+    log:
+        "logs/propose/{task}/round_{round}.log",
+    benchmark:
+        "results/timings/jobs/propose/{task}/round_{round}.tsv"
+    wildcard_constraints:
+        round="[2-9]|[1-9][0-9]+",
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    shell:
+        "llama-nas propose --seed {params.seed} {params.space} {params.settings} --round {params.round} "
+        "--model {input.model} --task {input.task} --evaluations {input.evaluations} "
+        "--predictor {input.predictor} --history {output.history} --output {output.candidates} 2> {log}"
+
+
+checkpoint front:
+    """Keep the non-dominated networks among all real evaluations. Which they are is known only now."""
+    input:
+        task="results/tasks/{task}",
+        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+    output:
+        "results/search/{task}/front.csv",
+    params:
+        code=code_digest("front"),
+    log:
+        "logs/front/{task}.log",
+    benchmark:
+        "results/timings/jobs/front/{task}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    localrule: True
+    shell:
+        "llama-nas front --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
+
+
+rule fronts:
+    """Every task's Pareto front; all jobs up to here are known before the run starts."""
+    localrule: True
+    input:
+        expand("results/search/{task}/front.csv", task=config["tasks"]),
