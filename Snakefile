@@ -28,7 +28,7 @@ include: "workflow/rules/analysis.smk"
 rule all:
     """The whole mission: fronts, exported and quantized members, benchmarks, summaries and the page with the answer."""
     default_target: True
-    localrule: True
     input:
         fronts=rules.fronts.input,
         report=rules.report.output,
+    localrule: True

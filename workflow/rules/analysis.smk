@@ -1,15 +1,6 @@
 # Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/summary.html.
 
 
-def task_benchmarks(wildcards):
-    return expand(
-        "results/benchmarks/{task}/{precision}/{id}.json",
-        task=wildcards.task,
-        precision=BENCHMARK["precisions"],
-        id=summary_ids(wildcards.task),
-    )
-
-
 rule summarize:
     """Base, super-network and exported members of one task: size, accuracy, speed, FP16 against INT8."""
     input:
@@ -21,23 +12,31 @@ rule summarize:
         agreement="results/agreement/{task}.json",
         throughput="results/timings/throughput/{task}.csv",
     output:
-        table=report("results/summary/{task}.csv", caption="../report/summary.rst", category="Summary"),
-        figure=report("results/figures/{task}_front.svg", caption="../report/front.rst", category="Fronts"),
-    params:
-        code=code_digest("summarize"),
-        widths=WIDTHS,
+        table=report(
+            "results/summary/{task}.csv",
+            caption="../report/summary.rst",
+            category="Summary",
+        ),
+        figure=report(
+            "results/figures/{task}_front.svg",
+            caption="../report/front.rst",
+            category="Fronts",
+        ),
     log:
         "logs/summarize/{task}.log",
     benchmark:
         "results/timings/jobs/summarize/{task}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("summarize"),
+        widths=WIDTHS,
     shell:
         "llama-nas summarize --widths {params.widths} --model {input.model} --task {input.task} "
         "--evaluations {input.evaluations} --front {input.front} --benchmarks {input.benchmarks} "
@@ -54,24 +53,28 @@ rule report:
         figures=expand("results/figures/{task}_front.svg", task=config["tasks"]),
         agreements=expand("results/agreement/{task}.json", task=config["tasks"]),
         predictors=expand(
-            "results/search/{task}/round_{round}/predictor.json", task=config["tasks"], round=range(1, ROUNDS + 1)
+            "results/search/{task}/round_{round}/predictor.json",
+            task=config["tasks"],
+            round=range(1, ROUNDS + 1),
         ),
     output:
-        report("results/summary.html", caption="../report/report.rst", category="Summary"),
-    params:
-        code=code_digest("report"),
+        report(
+            "results/summary.html", caption="../report/report.rst", category="Summary"
+        ),
     log:
         "logs/report.log",
     benchmark:
         "results/timings/jobs/report.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("report"),
     shell:
         "llama-nas report --supernet {input.supernet} --summaries {input.summaries} --figures {input.figures} "
         "--agreements {input.agreements} --predictors {input.predictors} --output {output} 2> {log}"

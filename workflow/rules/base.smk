@@ -1,30 +1,31 @@
 # Reads: nothing, a local folder, or the Hub. Writes: results/base/ (Hugging Face layout), resources/hub/.
 
+WORLD = config["embedded"]
 BASE_FOLDER = local_base(config) or f"resources/hub/{config['base'].get('hub_id')}"
 
 
-if config["base"]["source"] == "embedded":
+if EMBEDDED:
 
     rule world:
         """Generate the embedded world: corpus, instructions, five benchmarks in the real ones' dataset formats."""
         output:
             directory("results/world"),
-        params:
-            code=code_digest("world"),
-            seed=config["seed"],
-            settings=options({key: config["embedded"][key] for key in ("inhabitants", "items")}),
         log:
             "logs/world.log",
         benchmark:
             "results/timings/jobs/world.tsv"
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=10,
         conda:
             "../../envs/search.yaml"
         container:
             image("search")
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=10,
+        params:
+            code=code_digest("world"),
+            seed=config["seed"],
+            settings=chosen(WORLD, "inhabitants", "items"),
         shell:
             "llama-nas world --seed {params.seed} {params.settings} --output {output} 2> {log}"
 
@@ -34,26 +35,24 @@ if config["base"]["source"] == "embedded":
             world="results/world",
         output:
             directory("results/base"),
-        params:
-            code=code_digest("pretrain"),
-            seed=config["seed"],
-            settings=options(
-                {key: value for key, value in config["embedded"].items() if key not in ("inhabitants", "items")}
-            ),
-            device=config["compute"]["device"],
         log:
             "logs/pretrain.log",
         benchmark:
             "results/timings/jobs/pretrain.tsv"
-        threads: config["embedded"]["threads"]
-        resources:
-            mem_mb=memory(4000),
-            runtime=60,
-            gpu=GPU,
         conda:
             "../../envs/train.yaml"
         container:
             image("train")
+        threads: WORLD["threads"]
+        resources:
+            mem_mb=memory(4000),
+            runtime=60,
+            gpu=GPU,
+        params:
+            code=code_digest("pretrain"),
+            seed=config["seed"],
+            settings=chosen(WORLD, *[key for key in WORLD if key not in ("inhabitants", "items")]),
+            device=config["compute"]["device"],
         shell:
             "llama-nas pretrain --seed {params.seed} --device {params.device} {params.settings} "
             "--world {input.world} --output {output} 2> {log}"
@@ -66,21 +65,21 @@ else:
             source=BASE_FOLDER,
         output:
             directory("results/base"),
-        params:
-            code=code_digest("base"),
-            space=SPACE,
         log:
             "logs/base_model.log",
         benchmark:
             "results/timings/jobs/base_model.tsv"
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=60,
         conda:
             "../../envs/search.yaml"
         container:
             image("search")
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=60,
+        params:
+            code=code_digest("base"),
+            space=SPACE,
         shell:
             "llama-nas base {params.space} --source {input.source} --output {output} 2> {log}"
 
@@ -91,23 +90,23 @@ if config["base"]["source"] == "hub" and "data_root" not in config:
         """Fetch the base model from the Hub; its config.json is checked against the space before any weight."""
         output:
             directory(BASE_FOLDER),
-        params:
-            repository=config["base"]["hub_id"],
-            revision=config["base"]["revision"],
-            space=f"--widths {WIDTHS} --depths {DEPTHS}",
         log:
             "logs/fetch_model.log",
         benchmark:
             "results/timings/jobs/fetch_model.tsv"
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=600,
+        localrule: True
         conda:
             "../../envs/search.yaml"
         container:
             image("search")
-        localrule: True
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=600,
+        params:
+            repository=config["base"]["hub_id"],
+            revision=config["base"]["revision"],
+            space=f"--widths {WIDTHS} --depths {DEPTHS}",
         shell:
             "HF_HUB_OFFLINE=0 llama-nas fetch --kind model --repo {params.repository} "
             "--revision {params.revision} {params.space} --output {output} 2> {log}"
@@ -117,23 +116,28 @@ rule fetch_dataset:
     """Fetch a dataset from the Hub at its pinned revision."""
     output:
         directory("resources/hub/{dataset}"),
-    params:
-        revision=fetched_revision,
     log:
         "logs/fetch_dataset/{dataset}.log",
     benchmark:
         "results/timings/jobs/fetch_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset="|".join([*DATASETS, config.get("instructions", {}).get("hub_id", "no-hub-instructions")]),
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=60,
+        dataset="|".join(
+            [
+                *DATASETS,
+                config.get("instructions", {}).get("hub_id", "no-hub-instructions"),
+            ]
+        ),
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
-    localrule: True
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=60,
+    params:
+        revision=fetched_revision,
     shell:
         "HF_HUB_OFFLINE=0 llama-nas fetch --kind dataset --repo {wildcards.dataset} "
         "--revision {params.revision} --output {output} 2> {log}"

@@ -1,5 +1,6 @@
 # Reads and checks the config; has the only helpers that the rule files share.
 
+import csv
 import sys
 from pathlib import Path
 
@@ -24,11 +25,21 @@ shell.prefix(
 WIDTHS = " ".join(map(str, config["space"]["widths"]))
 DEPTHS = " ".join(map(str, config["space"]["depths"]))
 SPACE = f"--widths {WIDTHS} --depths {DEPTHS} --depth-selection {config['space']['depth_selection']}"
-COMPUTE = f"--device {config['compute']['device']} --threads {config['compute']['threads']}"
+COMPUTE = (
+    f"--device {config['compute']['device']} --threads {config['compute']['threads']}"
+)
+EMBEDDED = config["base"]["source"] == "embedded"
+HUB = config.get("data_root", "resources/hub")
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
 ROUNDS = config["search"]["evaluations"] // config["search"]["population"]
 SHARDS = config["search"]["shards"]
-DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
+DATASETS = sorted(
+    {
+        dataset
+        for dataset in map(task_dataset, *zip(*config["tasks"].items()))
+        if dataset
+    }
+)
 
 
 wildcard_constraints:
@@ -38,14 +49,6 @@ wildcard_constraints:
     round="[0-9]+",
     shard="[0-9]+",
     shards="[0-9]+",
-
-
-def fetched_revision(wildcards):
-    """The revision a dataset is fetched at: the instructions' own key, a task's key, or the pinned one."""
-    instructions = config.get("instructions", {})
-    if instructions.get("hub_id") == wildcards.dataset:
-        return instructions["revision"]
-    return dataset_revision(wildcards.dataset, config["tasks"])
 
 
 def image(family):
@@ -63,6 +66,11 @@ def options(values):
     return " ".join(words)
 
 
+def chosen(block, *keys):
+    """Command-line options of some keys of a config block."""
+    return options({key: block.get(key) for key in keys})
+
+
 def memory(mb):
     """Memory in MB that grows with every retry."""
 
@@ -70,3 +78,122 @@ def memory(mb):
         return mb * attempt
 
     return grown
+
+
+# --- data: where benchmarks and instructions are found ---
+
+
+def fetched_revision(wildcards):
+    """The revision a dataset is fetched at: the instructions' own key, a task's key, or the pinned one."""
+    source = config.get("instructions", {})
+    if source.get("hub_id") == wildcards.dataset:
+        return source["revision"]
+    return dataset_revision(wildcards.dataset, config["tasks"])
+
+
+def task_data(wildcards):
+    """What must be made before a task can be compiled: the world, or the fetched dataset; local data is just there."""
+    if EMBEDDED:
+        return "results/world"
+    dataset = task_dataset(wildcards.task, config["tasks"][wildcards.task])
+    return f"resources/hub/{dataset}" if dataset and "data_root" not in config else []
+
+
+def task_settings(wildcards):
+    """The task's block of the config as command-line options."""
+    settings = {"lm_eval_task": wildcards.task} | config["tasks"][wildcards.task]
+    keys = ("lm_eval_task", "metric", "num_fewshot", "limit", "subtasks", "chunk_tokens")
+    return chosen(settings, *keys)
+
+
+def instructions(wildcards):
+    """What must exist before the fine-tuning: the world, or a file or folder with instructions."""
+    source = config.get("instructions")
+    if source is None:
+        return "results/world"
+    return source["path"] if "path" in source else f"{HUB}/{source['hub_id']}"
+
+
+def instructions_path(wildcards, input):
+    """The file or folder itself."""
+    return input.instructions if "instructions" in config else "results/world/instructions.json"
+
+
+# --- search: a round reads the round before ---
+
+
+def previous_round(wildcards):
+    return int(wildcards.round) - 1
+
+
+def previous(name):
+    """The artifact `name` of the round before the one being made."""
+
+    def path(wildcards):
+        return f"results/search/{wildcards.task}/round_{previous_round(wildcards)}/{name}"
+
+    return path
+
+
+def earlier_evaluations(wildcards):
+    """All evaluations before this round; none before the first."""
+    return previous("evaluations.csv")(wildcards) if previous_round(wildcards) else []
+
+
+def earlier_option(wildcards, input):
+    return f"--previous {input.earlier}" if input.earlier else ""
+
+
+# --- front: which networks leave the search is known only when it has ended ---
+
+
+def front_members(task):
+    """Subnet ids of the front members to export: all, or k spread over the size axis, ascending in size."""
+    with checkpoints.front.get(task=task).output[0].open() as file:
+        rows = list(csv.DictReader(file))
+    indices = spread([int(row["size_bytes"]) for row in rows], config["export"]["members"])
+    return [rows[i]["subnet_id"] for i in indices]
+
+
+def compared(task):
+    """(id, precision) of everything the summary compares: base, full super-network, exported front members."""
+    members = front_members(task)
+    full = "0" * len(members[0])
+    ids = ["pretrained", full, *(member for member in members if member != full)]
+    return [(id, precision) for id in ids for precision in config["benchmark"]["precisions"]]
+
+
+def folder(id, precision):
+    """The folder that holds network `id` in `precision`; the float precisions are loaded from one folder."""
+    if precision == "int8":
+        return f"results/quantized/{id}/int8"
+    return "results/base" if id == "pretrained" else f"results/subnets/{id}"
+
+
+def model_folder(wildcards):
+    return folder(wildcards.id, wildcards.precision)
+
+
+def unquantized_folder(wildcards):
+    return folder(wildcards.id, "fp16")
+
+
+def throughput_models(wildcards):
+    return [folder(id, precision) for id, precision in compared(wildcards.task)]
+
+
+def throughput_names(wildcards):
+    return [f"{id}:{precision}={folder(id, precision)}" for id, precision in compared(wildcards.task)]
+
+
+def task_benchmarks(wildcards):
+    return [f"results/benchmarks/{wildcards.task}/{precision}/{id}.json" for id, precision in compared(wildcards.task)]
+
+
+def agreement_id(wildcards):
+    """The member that is also benchmarked in the search's own precision: the largest one exported."""
+    return front_members(wildcards.task)[-1]
+
+
+def agreement_benchmark(wildcards):
+    return f"results/benchmarks/{wildcards.task}/{config['compute']['dtype']}/{agreement_id(wildcards)}.json"

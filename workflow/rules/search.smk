@@ -2,69 +2,33 @@
 # LINAS (arXiv 2202.12954): rounds of real evaluation, predictor and NSGA-II, by static recursion over the rounds.
 
 SEARCH = config["search"]
-ROUND = "results/search/{task}/round_{round}/"
-NSGA2 = {
-    key: SEARCH[key]
-    for key in (
-        "variant",
-        "population",
-        "generations",
-        "crossover_probability",
-        "crossover_eta",
-        "mutation_probability",
-        "mutation_eta",
-    )
-}
-
-
-def previous(name):
-    """The artifact `name` of the round before the one being made."""
-
-    def path(wildcards):
-        return f"results/search/{wildcards.task}/round_{int(wildcards.round) - 1}/{name}"
-
-    return path
-
-
-def previous_evaluations(wildcards):
-    """All evaluations before this round; none before the first."""
-    return [] if int(wildcards.round) == 1 else previous("evaluations.csv")(wildcards)
-
-
-def previous_option(wildcards):
-    """The option that goes with `previous_evaluations`."""
-    return "" if int(wildcards.round) == 1 else f"--previous {previous_evaluations(wildcards)}"
-
-
-def previous_round(wildcards):
-    return int(wildcards.round) - 1
+NSGA2 = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards")]
 
 
 rule sample:
     """Draw the first round's candidates."""
     input:
         model="results/base",
-        task="results/tasks/{task}",
     output:
         "results/search/{task}/round_1/candidates.csv",
-    params:
-        code=code_digest("sample"),
-        seed=config["seed"],
-        space=SPACE,
-        settings=options({key: SEARCH[key] for key in ("variant", "population")}),
     log:
         "logs/sample/{task}.log",
     benchmark:
         "results/timings/jobs/sample/{task}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
-    localrule: True
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("sample"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=chosen(SEARCH, "variant", "population"),
     shell:
         "llama-nas sample --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
         "--model {input.model} --output {output} 2> {log}"
@@ -75,28 +39,28 @@ rule evaluate:
     input:
         supernet="results/supernet",
         task="results/tasks/{task}",
-        candidates=ROUND + "candidates.csv",
+        candidates="results/search/{task}/round_{round}/candidates.csv",
     output:
-        ROUND + "shard_{shard}-of-{shards}.csv",
+        "results/search/{task}/round_{round}/shard_{shard}-of-{shards}.csv",
+    log:
+        "logs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.log",
+    benchmark:
+        "results/timings/jobs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.tsv"
+    conda:
+        "../../envs/score.yaml"
+    container:
+        image("score")
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=memory(4000),
+        runtime=720,
+        gpu=GPU,
     params:
         code=code_digest("evaluate"),
         space=SPACE,
         compute=COMPUTE,
         dtype=config["compute"]["dtype"],
         timings="results/timings/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.json",
-    log:
-        "logs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.log",
-    benchmark:
-        "results/timings/jobs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.tsv"
-    threads: config["compute"]["threads"]
-    resources:
-        mem_mb=memory(4000),
-        runtime=720,
-        gpu=GPU,
-    conda:
-        "../../envs/score.yaml"
-    container:
-        image("score")
     shell:
         "llama-nas evaluate {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
         "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} "
@@ -108,32 +72,37 @@ rule fit:
     input:
         model="results/base",
         task="results/tasks/{task}",
-        candidates=ROUND + "candidates.csv",
-        shards=expand(ROUND + "shard_{shard}-of-{shards}.csv", shard=range(1, SHARDS + 1), shards=SHARDS, allow_missing=True),
-        previous=previous_evaluations,
+        candidates="results/search/{task}/round_{round}/candidates.csv",
+        shards=expand(
+            "results/search/{task}/round_{round}/shard_{shard}-of-{shards}.csv",
+            shard=range(1, SHARDS + 1),
+            shards=SHARDS,
+            allow_missing=True,
+        ),
+        earlier=earlier_evaluations,
     output:
-        evaluations=ROUND + "evaluations.csv",
-        predictor=ROUND + "predictor.json",
-    params:
-        code=code_digest("fit"),
-        seed=config["seed"],
-        space=SPACE,
-        settings=options({key: SEARCH[key] for key in ("variant", "predictor")}),
-        previous=previous_option,
+        evaluations="results/search/{task}/round_{round}/evaluations.csv",
+        predictor="results/search/{task}/round_{round}/predictor.json",
     log:
         "logs/fit/{task}/round_{round}.log",
     benchmark:
         "results/timings/jobs/fit/{task}/round_{round}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=30,
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        code=code_digest("fit"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=chosen(SEARCH, "variant", "predictor"),
+        earlier=earlier_option,
     shell:
-        "llama-nas fit --seed {params.seed} {params.space} {params.settings} {params.previous} "
+        "llama-nas fit --seed {params.seed} {params.space} {params.settings} {params.earlier} "
         "--round {wildcards.round} --model {input.model} --task {input.task} --candidates {input.candidates} "
         "--shards {input.shards} --evaluations {output.evaluations} --output {output.predictor} 2> {log}"
 
@@ -146,28 +115,28 @@ rule propose:
         evaluations=previous("evaluations.csv"),
         predictor=previous("predictor.json"),
     output:
-        candidates=ROUND + "candidates.csv",
-        history=ROUND + "generations.csv",
-    params:
-        code=code_digest("propose"),
-        seed=config["seed"],
-        space=SPACE,
-        settings=options(NSGA2),
-        round=previous_round,
+        candidates="results/search/{task}/round_{round}/candidates.csv",
+        history="results/search/{task}/round_{round}/generations.csv",
     log:
         "logs/propose/{task}/round_{round}.log",
     benchmark:
         "results/timings/jobs/propose/{task}/round_{round}.tsv"
     wildcard_constraints:
         round="[2-9]|[1-9][0-9]+",
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=30,
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        code=code_digest("propose"),
+        seed=config["seed"],
+        space=SPACE,
+        settings=chosen(SEARCH, *NSGA2),
+        round=previous_round,
     shell:
         "llama-nas propose --seed {params.seed} {params.space} {params.settings} --round {params.round} "
         "--model {input.model} --task {input.task} --evaluations {input.evaluations} "
@@ -181,27 +150,27 @@ checkpoint front:
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
     output:
         "results/search/{task}/front.csv",
-    params:
-        code=code_digest("front"),
     log:
         "logs/front/{task}.log",
     benchmark:
         "results/timings/jobs/front/{task}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
         image("search")
-    localrule: True
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("front"),
     shell:
         "llama-nas front --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
 
 
 rule fronts:
-    """Every task's Pareto front; all jobs up to here are known before the run starts."""
-    localrule: True
     input:
         expand("results/search/{task}/front.csv", task=config["tasks"]),
+    """Every task's Pareto front; all jobs up to here are known before the run starts."""
+    localrule: True
