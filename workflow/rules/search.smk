@@ -172,5 +172,5 @@ checkpoint front:
 rule fronts:
     input:
         expand("results/search/{task}/front.csv", task=config["tasks"]),
-    """Every task's Pareto front; all jobs up to here are known before the run starts."""
+    """The Pareto fronts of all tasks; all jobs up to here are known before the run starts."""
     localrule: True

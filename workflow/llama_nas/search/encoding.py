@@ -6,7 +6,7 @@ A gene of a layer that the network does not keep is *inactive*: it changes neith
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def subnet_ids(space: SearchSpace, genotypes: np.ndarray) -> list[str]:
     return ["".join(row) for row in codes]
 
 
-def genotypes_of(space: SearchSpace, ids: Sequence[str]) -> np.ndarray:
+def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:
     """Canonical genotypes of subnet ids, int [n, g]; raises UserError for an id that is not in the space."""
     genotypes = [space.genotype(space.parse(subnet_id)) for subnet_id in ids]
     return np.array(genotypes, dtype=int).reshape(len(genotypes), 1 + space.num_layers)

@@ -48,8 +48,8 @@ class DiscreteReset(Mutation):
     Polynomial mutation with eta 20 and rounding practically never changes a two-valued gene (chance 2.4e-7).
     """
 
-    def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
-        values = problem.xu - problem.xl + 1
+    def _do(self, problem, X, *args, random_state=None, **kwargs):
+        values = (problem.xu - problem.xl + 1).astype(int)
         hit = random_state.random(X.shape) < self.get_prob_var(problem, size=(len(X), 1))
         move = random_state.integers(1, np.maximum(values, 2), size=X.shape)
         return np.where(hit & (values > 1), (X + move) % values, X)
@@ -60,7 +60,7 @@ class _GenotypeProblem(Problem):
         super().__init__(n_var=len(space.bounds), n_obj=2, xl=0, xu=space.bounds - 1, vtype=int)
         self._objectives = objectives
 
-    def _evaluate(self, X, out, *args, **kwargs):  # noqa: N803 (pymoo's name)
+    def _evaluate(self, X, out, *args, **kwargs):
         out["F"] = self._objectives(X)
 
 

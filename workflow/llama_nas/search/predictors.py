@@ -28,9 +28,7 @@ LIGHTGBM_GRID: list[Hyperparameters] = [
 GRIDS: dict[str, dict[str, list[Hyperparameters]]] = {
     "strict": {
         "ridge": [{"alpha": tenth / 10} for tenth in range(1, 101)],
-        "svr": [
-            {"C": float(cost), "gamma": "auto", "epsilon": 0.0, "max_iter": 1_000_000} for cost in range(1, 101)
-        ],
+        "svr": [{"C": float(cost), "gamma": "auto", "epsilon": 0.0, "max_iter": 1_000_000} for cost in range(1, 101)],
         "lightgbm": LIGHTGBM_GRID,
     },
     "default": {

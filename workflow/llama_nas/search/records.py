@@ -15,7 +15,15 @@ from llama_nas.search.encoding import genotypes_of, parameters
 from llama_nas.space import ModelShape, SearchSpace
 
 CANDIDATE_COLUMNS = ["candidate", "subnet_id", "origin", "predicted"]
-EVALUATION_COLUMNS = ["round", "candidate", "subnet_id", "origin", "layers", "parameters", "size_bytes"]  # + metrics, items
+EVALUATION_COLUMNS = [
+    "round",
+    "candidate",
+    "subnet_id",
+    "origin",
+    "layers",
+    "parameters",
+    "size_bytes",
+]  # + metrics, items
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,17 @@ def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) 
     """
     expected = dict(zip(candidates["candidate"], candidates["subnet_id"], strict=True))
     found: dict[int, Path] = {}
-    shards = []
+    shards: list[pd.DataFrame] = []
     for path in paths:
         shard = read_table(path, ["candidate", "subnet_id", metric, "items"])
-        shard = shard.astype({column: float for column in _metric_columns(shard)})
+        shard = shard.astype(dict.fromkeys(_metric_columns(shard), float))
         for candidate, subnet_id in zip(shard["candidate"], shard["subnet_id"], strict=True):
             if expected.get(candidate) != subnet_id:
                 raise UserError(f"{path}: candidate {candidate} ({subnet_id}) is not one of this round's candidates")
             if candidate in found:
-                raise UserError(f"{path}: candidate {candidate} ({subnet_id}) is a repeat, it is also in {found[candidate]}")
+                raise UserError(
+                    f"{path}: candidate {candidate} ({subnet_id}) is a repeat, it is also in {found[candidate]}"
+                )
             found[candidate] = path
         without = shard[~np.isfinite(shard[metric])]
         if len(without):
@@ -110,4 +120,4 @@ def evaluation_table(
 
 def read_evaluations(path: Path, metric: str) -> pd.DataFrame:
     evaluations = read_table(path, [*EVALUATION_COLUMNS, metric, "items"])
-    return evaluations.astype({column: float for column in _metric_columns(evaluations)})
+    return evaluations.astype(dict.fromkeys(_metric_columns(evaluations), float))

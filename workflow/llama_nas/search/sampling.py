@@ -20,7 +20,7 @@ def uniform(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndar
 
 
 def anchors(space: SearchSpace) -> np.ndarray:
-    """The corners of the space, {depth} x {all wide, all narrow}, int [corners, g]; largest and smallest network first."""
+    """The corners of the space, {depth} x {all wide, all narrow}, int [corners, g]; largest and smallest come first."""
     wide, narrow = int(np.argmax(space.widths)), int(np.argmin(space.widths))
     deepest, shallowest = len(space.depths) - 1, 0
     corners = [(deepest, wide), (shallowest, narrow)]
@@ -77,7 +77,7 @@ def _of_size(space: SearchSpace, shape: ModelShape, target: float, rng: np.rando
     rank = np.argsort(by_width)[genotype[1:]]  # position of each layer's width, narrow to wide
     step = 1 if size(genotype) < target else -1
     while (size(genotype) - target) * step < 0:
-        movable = kept[(0 <= rank[kept] + step) & (rank[kept] + step < len(by_width))]
+        movable = kept[(rank[kept] + step >= 0) & (rank[kept] + step < len(by_width))]
         if not len(movable):
             break
         layer = movable[rng.integers(len(movable))]
@@ -88,7 +88,10 @@ def _of_size(space: SearchSpace, shape: ModelShape, target: float, rng: np.rando
 
 def unseen(space: SearchSpace, count: int, known: Collection[str], rng: np.random.Generator) -> np.ndarray:
     """Distinct networks that are not in `known`, int [<= count, g]: fewer than `count` only if no more exist."""
-    seen, drawn = set(known), []
+    if not count:
+        return np.empty((0, 1 + space.num_layers), dtype=int)
+    seen = set(known)
+    drawn: list[np.ndarray] = []
     if space.num_networks <= ENUMERABLE:
         networks = every_network(space)
         left = [i for i, subnet_id in enumerate(subnet_ids(space, networks)) if subnet_id not in seen]

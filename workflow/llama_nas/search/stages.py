@@ -97,9 +97,7 @@ def fit_predictor(
     write_table(evaluations, table)
 
     stage_seed = derived_seed(seed, "fit", described.name, round_number)
-    features = encoding.one_hot(
-        space, encoding.genotypes_of(space, table["subnet_id"]), masked=variant == "default"
-    )
+    features = encoding.one_hot(space, encoding.genotypes_of(space, table["subnet_id"]), masked=variant == "default")
     targets = table[described.metric].to_numpy()
     best, choices = choose(predictor, variant, features, targets, stage_seed)
     fitted = Predictor(best.kind, best.hyperparameters, variant, stage_seed).fit(features, targets)
@@ -133,7 +131,9 @@ def fit_predictor(
             },
         },
     )
-    log.info("%s: %s from %d evaluations, Kendall tau %s", described.name, best.kind, len(table), best.quality.kendall_tau)
+    log.info(
+        "%s: %s from %d evaluations, Kendall tau %s", described.name, best.kind, len(table), best.quality.kendall_tau
+    )
 
 
 def propose_candidates(

@@ -1,0 +1,154 @@
+"""Export of one sub-network as a standalone Hugging Face folder.
+
+A network whose kept layers are equally wide is a plain Llama of that depth and width: any software loads it. One of
+mixed widths carries `modeling_subnet.py`, which builds each MLP at the width that `per_layer_config` states.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llama_nas import __version__
+from llama_nas.artifacts import atomic_folder, file_digest, read_json, write_json
+from llama_nas.elastic import subnet_state_dict
+from llama_nas.errors import UserError
+from llama_nas.hf_folder import MODELING_FILE, SIDE_FILES, SUBNET_FILE, WEIGHTS_INDEX, copy_files, weight_files
+from llama_nas.progress import track
+from llama_nas.space import PRECISIONS, ModelShape, SearchSpace, Subnet, format_bytes
+
+log = logging.getLogger(__name__)
+
+SHARD_BYTES = 5 * 10**9  # one shard is in memory at a time
+STORED_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+SUBNET_CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the export: where it comes from, what it is called, how large it is once cut."""
+
+    path: Path
+    source: str
+    name: str
+    parameters: int
+    bytes: int
+
+
+def export_subnet(output: Path, supernet: Path, widths: Sequence[int], subnet_id: str) -> None:
+    """Write the sub-network `subnet_id` of `supernet` as a Hugging Face folder in the super-network's stored dtype.
+
+    widths: the space's width list, full width first. The folder also says in `subnet.json` which network it is.
+    Raises UserError for an id that does not fit the model or weights that do not fit their config.
+    """
+    shape = ModelShape.from_folder(supernet)
+    space = SearchSpace.for_model(shape, [shape.num_hidden_layers], widths)
+    subnet = space.parse(subnet_id)
+    config = subnet_config(read_json(supernet / "config.json"), subnet)
+    files = weight_files(supernet)
+    pieces = list(_pieces(files, subnet, tied=shape.tie_word_embeddings))
+    parameters = sum(piece.parameters for piece in pieces)
+    if parameters != shape.parameters(subnet):
+        raise UserError(
+            f"{supernet}: the weights of {subnet_id} have {parameters} parameters where config.json "
+            f"means {shape.parameters(subnet)}"
+        )
+    with atomic_folder(output) as folder:
+        write_json(folder / "config.json", config)
+        _write_weights(folder, pieces, subnet)
+        copy_files(supernet, folder, SIDE_FILES)
+        if "auto_map" in config:
+            copy_files(Path(__file__).parent, folder, [MODELING_FILE])
+        write_json(folder / SUBNET_FILE, describe(subnet_id, subnet, shape, files))
+    log.info("%s: %d parameters, %s", subnet_id, parameters, format_bytes(sum(piece.bytes for piece in pieces)))
+
+
+def subnet_config(config: dict, subnet: Subnet) -> dict:
+    """The `config.json` of a sub-network, from that of its super-network."""
+    for key in ("per_layer_config", "quantization_config"):
+        if key in config:
+            raise UserError(f"config.json: has '{key}': not a super-network, which is whole and unquantized")
+    if config.get("use_sliding_window") and not config.get("layer_types"):
+        raise UserError("config.json: use_sliding_window needs layer_types, one per layer")
+    config = {key: value for key, value in config.items() if key not in ("_name_or_path", "auto_map")}
+    config["num_hidden_layers"] = subnet.layers
+    if config.get("layer_types"):
+        config["layer_types"] = [config["layer_types"][layer] for layer in subnet.kept]
+    if len(set(subnet.kept_widths)) == 1:
+        return config | {"intermediate_size": subnet.kept_widths[0]}
+    name = f"{SUBNET_CLASSES[config['model_type']]}SubnetForCausalLM"
+    digits = len(str(subnet.layers - 1))  # as transformers writes the keys, so that they sort by number
+    return config | {
+        "architectures": [name],
+        "auto_map": {"AutoModelForCausalLM": f"{Path(MODELING_FILE).stem}.{name}"},
+        "per_layer_config": {
+            str(layer).zfill(digits): {"intermediate_size": width}
+            for layer, width in enumerate(subnet.kept_widths)
+            if width != config["intermediate_size"]
+        },
+    }
+
+
+def describe(subnet_id: str, subnet: Subnet, shape: ModelShape, files: Sequence[Path]) -> dict:
+    """The contents of `subnet.json`; bytes are of the weights alone, at each precision."""
+    mixed = len(set(subnet.kept_widths)) > 1
+    return {
+        "subnet_id": subnet_id,
+        "layers": subnet.layers,
+        "kept_layers": subnet.kept,
+        "widths": subnet.kept_widths,
+        "parameters": shape.parameters(subnet),
+        "size_bytes": {precision: shape.size_bytes(subnet, precision) for precision in PRECISIONS},
+        "requires": {"transformers": ">=5.14", "trust_remote_code": True} if mixed else {},
+        "supernet_sha256": {path.name: file_digest(path) for path in files},
+        "llama_nas": __version__,
+    }
+
+
+def _pieces(files: Sequence[Path], subnet: Subnet, tied: bool) -> Iterator[Piece]:
+    """Plan the export from the files' headers alone: the cut is rehearsed on tensors without memory."""
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for source in file.keys():  # noqa: SIM118: not a dict
+                    if source.endswith("rotary_emb.inv_freq") or (tied and source == "lm_head.weight"):
+                        continue  # old checkpoints store these though the model computes or shares them
+                    stored = file.get_slice(source)
+                    if stored.get_dtype() not in STORED_BYTES:
+                        raise UserError(f"{path}: {source} is stored as {stored.get_dtype()}, not F32, BF16 or F16")
+                    whole = torch.empty(stored.get_shape(), device="meta")
+                    for name, tensor in subnet_state_dict({source: whole}, subnet).items():
+                        numel = prod(tensor.shape)
+                        yield Piece(path, source, name, numel, numel * STORED_BYTES[stored.get_dtype()])
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a complete safetensors file ({error})") from None
+
+
+def _write_weights(folder: Path, pieces: Sequence[Piece], subnet: Subnet) -> None:
+    by_name = {piece.name: piece for piece in pieces}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=attrgetter("bytes"),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    shards = split.filename_to_tensors.items()
+    for filename, names in track(shards, total=len(shards), label="weight files"):
+        tensors: dict[str, torch.Tensor] = {}
+        for path, group in groupby((by_name[name] for name in names), key=attrgetter("path")):
+            with safe_open(path, framework="pt") as file:
+                for piece in group:
+                    tensors |= subnet_state_dict({piece.source: file.get_tensor(piece.source)}, subnet)
+        save_file(tensors, folder / filename, metadata={"format": "pt"})
+    if split.is_sharded:
+        write_json(folder / WEIGHTS_INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})

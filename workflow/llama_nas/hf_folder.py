@@ -1,0 +1,103 @@
+"""Hugging Face model folders: which files one consists of, and loading one without running code from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llama_nas.artifacts import read_json
+from llama_nas.errors import UserError
+from llama_nas.space import ModelShape, Subnet
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Licences travel with the weights: Llama's demands it.
+SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES, "LICENSE*", "NOTICE*", "USE_POLICY*")
+
+SUBNET_FILE = "subnet.json"  # in an export: which network it is
+MODELING_FILE = "modeling_subnet.py"  # in an export of mixed widths: how to build it
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, in order; raises UserError where there are none or one is missing."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if not (folder / WEIGHTS_INDEX).exists():
+        raise UserError(f"{folder}: neither {WEIGHTS} nor {WEIGHTS_INDEX} found; only safetensors weights are read")
+    names = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
+    for name in names:
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: not found, but {WEIGHTS_INDEX} names it")
+    return [folder / name for name in names]
+
+
+def matching_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of a folder, not of its sub-folders, that match a pattern."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def copy_files(source: Path, target: Path, patterns: Iterable[str]) -> None:
+    """Copy contents, not permissions: a read-only source still gives files that can be replaced."""
+    for path in matching_files(source, patterns):
+        shutil.copyfile(path, target / path.name)
+
+
+def network_of(config: dict) -> Subnet:
+    """The network that a config.json describes, seen as one with all its layers kept."""
+    overrides = {int(layer): values for layer, values in config.get("per_layer_config", {}).items()}
+    full = config["intermediate_size"]
+    return Subnet(
+        tuple(overrides.get(i, {}).get("intermediate_size", full) for i in range(config["num_hidden_layers"]))
+    )
+
+
+def load_model(folder: Path, precision: str, device: str = "cpu", quantization: Any = None):
+    """Load a plain, exported or quantized folder in eval mode, by our own copy of the modelling code.
+
+    precision: fp32, bf16 or fp16, or int8 for a folder written by `llama-nas quantize`. quantization: a transformers
+    quantization config, to quantize a folder of floats while loading. Nothing is downloaded, unpickled or run from
+    the folder. Raises UserError if the weights are not exactly those that the config means.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = read_json(folder / "config.json")
+    shape = ModelShape.from_folder(folder)
+    weight_files(folder)
+    stored_int8 = "quantization_config" in config
+    if stored_int8 != (precision == "int8"):
+        raise UserError(f"{folder}: holds {'int8' if stored_int8 else 'float'} weights, asked for {precision}")
+    loader: Any = AutoModelForCausalLM
+    if "per_layer_config" in config:
+        from llama_nas import modeling_subnet
+
+        loader = getattr(modeling_subnet, config["architectures"][0])
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float16}[precision]
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if stored_int8 or quantization is not None:
+        options["device_map"] = {"": device}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    try:
+        model, report = loader.from_pretrained(folder, **options, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: cannot load the model: {str(error).splitlines()[0]}") from error
+    wrong = {kind: sorted(names) for kind, names in report.items() if names}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    expected = shape.parameters(network_of(config))
+    if wrong or parameters != expected:
+        raise UserError(f"{folder}: has {parameters} parameters where config.json means {expected}; {wrong}")
+    return model.to(device).eval() if "device_map" not in options else model.eval()
