@@ -1,6 +1,6 @@
 # make run   set everything up and run the default workflow to its end
 # make test  set everything up and pass the tests
-# make check linters and types;  make lock  renew envs/constraints.txt from the current .venv
+# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt from the current .venv
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -9,13 +9,15 @@ CORES ?= all
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
-.PHONY: run test check lock clean
+.PHONY: run test setup check lock clean
 
 run: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
 
 test: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+setup: $(READY)
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -52,7 +52,6 @@ def _closure(roots: Iterable[ast.AST]) -> set[Path]:
         reached.add(path)
         if path.suffix == ".py":
             queue.extend(_uses(_tree(path), path.parent))
-            queue.extend(path.parent.glob("*.yaml"))  # task definitions are found by name, so all of a folder count
     return reached
 
 
@@ -66,8 +65,10 @@ def _uses(tree: ast.AST, folder: Path) -> Iterator[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isprintable():
             names = [node.value]
-            if "." in node.value and "/" not in node.value and (folder / node.value).is_file():
+            if "/" not in node.value and (folder / node.value).is_file():
                 yield folder / node.value
+            elif node.value == ".yaml":  # f"{name}.yaml": any definition of the folder
+                yield from folder.glob("*.yaml")
         for name in names:
             if path := _module_file(name):
                 yield path

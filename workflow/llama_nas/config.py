@@ -27,6 +27,12 @@ BUILT_IN_TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+def config_name(path: str | Path) -> str:
+    """A config file's path as a person would write it: relative, where it lies below the working directory."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def check_config(config: dict[str, Any], name: str = "config.yaml") -> dict[str, Any]:
     """Return the config with the schema's defaults filled in; raises UserError, one line naming file and key."""
     from jsonschema import Draft202012Validator

@@ -58,9 +58,7 @@ rule report:
             round=range(1, ROUNDS + 1),
         ),
     output:
-        report(
-            "results/summary.html", caption="../report/report.rst", category="Summary"
-        ),
+        report("results/summary.html", caption="../report/report.rst", category="Summary"),
     log:
         "logs/report.log",
     benchmark:

@@ -7,12 +7,12 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
 from llama_nas.code_digest import code_digest
-from llama_nas.config import check_config, dataset_revision, local_base, task_dataset
+from llama_nas.config import check_config, config_name, dataset_revision, local_base, task_dataset
 from llama_nas.errors import UserError
 from llama_nas.pareto import spread
 
 try:
-    config = check_config(config, name=os.path.relpath(workflow.configfiles[-1]))
+    config = check_config(config, name=config_name(workflow.configfiles[-1]))
 except UserError as error:
     sys.exit(str(error))
 
@@ -25,21 +25,13 @@ shell.prefix(
 WIDTHS = " ".join(map(str, config["space"]["widths"]))
 DEPTHS = " ".join(map(str, config["space"]["depths"]))
 SPACE = f"--widths {WIDTHS} --depths {DEPTHS} --depth-selection {config['space']['depth_selection']}"
-COMPUTE = (
-    f"--device {config['compute']['device']} --threads {config['compute']['threads']}"
-)
+COMPUTE = f"--device {config['compute']['device']} --threads {config['compute']['threads']}"
 EMBEDDED = config["base"]["source"] == "embedded"
 HUB = config.get("data_root", "resources/hub")
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
 ROUNDS = config["search"]["evaluations"] // config["search"]["population"]
 SHARDS = config["search"]["shards"]
-DATASETS = sorted(
-    {
-        dataset
-        for dataset in map(task_dataset, *zip(*config["tasks"].items()))
-        if dataset
-    }
-)
+DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
 
 
 wildcard_constraints:

@@ -170,7 +170,7 @@ checkpoint front:
 
 
 rule fronts:
+    """Collect the Pareto fronts of all tasks; all jobs up to here are known before the run starts."""
     input:
         expand("results/search/{task}/front.csv", task=config["tasks"]),
-    """The Pareto fronts of all tasks; all jobs up to here are known before the run starts."""
     localrule: True

@@ -1,0 +1,71 @@
+"""The config check: defaults, and presets that hold. (Its error lines are tested through Snakemake: tests/workflow.)"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llama_nas.config import BUILT_IN_TASKS, SCHEMA, check_config, dataset_revision
+from llama_nas.errors import UserError
+from llama_nas.space import ModelShape, SearchSpace
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((REPOSITORY / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "workflow/presets/reduced.yaml", "workflow/presets/llama2-7b.yaml"])
+def test_shipped_configs_are_valid(name):
+    config = check_config(load(name), name)
+    assert config["search"]["evaluations"] % config["search"]["population"] == 0
+
+
+def test_real_tiny_preset_is_valid_on_local_data(hub):
+    check_config(load("workflow/presets/real-tiny.yaml") | {"data_root": str(hub)}, "real-tiny.yaml")
+
+
+def test_defaults_are_filled_in_and_the_input_is_left_alone():
+    given = load("workflow/presets/reduced.yaml")
+    checked = check_config(given)
+    assert checked["search"]["crossover_eta"] == 15.0 and checked["training"]["warmup"] == 0.03
+    assert "crossover_eta" not in given["search"]
+
+
+def test_every_key_has_a_description():
+    import json
+
+    def walk(schema, path=""):
+        for key, value in schema.get("properties", {}).items():
+            assert value.get("description"), f"{path}{key} has no description"
+            walk(value, f"{path}{key}.")
+        if isinstance(schema.get("additionalProperties"), dict):
+            walk(schema["additionalProperties"], f"{path}*.")
+
+    walk(json.loads(SCHEMA.read_text()))
+
+
+def test_paper_preset_has_the_papers_space():
+    config = load("workflow/presets/llama2-7b.yaml")
+    shape = ModelShape("llama", 4096, 11008, 32, 32, 32, 128, 32000)
+    space = SearchSpace.for_model(shape, config["space"]["depths"], config["space"]["widths"])
+    assert space.num_networks == 2**24 + 2**28 + 2**32
+    assert shape.parameters(space.full) == 6_738_415_616
+
+
+def test_revisions_are_pinned():
+    config = load("workflow/presets/llama2-7b.yaml")
+    for dataset, _, _ in list(BUILT_IN_TASKS.values())[:5]:
+        assert len(dataset_revision(dataset, config["tasks"])) == 40
+    own = {"arc_easy": {"metric": "acc", "revision": "v2"}}
+    assert dataset_revision("allenai/ai2_arc", own) == "v2"
+
+
+def test_bad_config_names_file_and_key():
+    config = load("workflow/presets/reduced.yaml")
+    config["space"]["depth_selektion"] = "first"
+    with pytest.raises(
+        UserError, match=r"^my.yaml: space: unknown key 'depth_selektion'; did you mean 'depth_selection'"
+    ):
+        check_config(config, "my.yaml")

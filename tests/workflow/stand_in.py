@@ -1,0 +1,40 @@
+"""A stand-in for `llama-nas` in tests of the DAG: parses the real command line, then writes small files at once.
+
+What the rules pass must satisfy the real parser; what the stages compute is not the DAG's business.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from llama_nas.cli import build_parser
+
+FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize"}
+FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
+
+
+def main() -> None:
+    args = vars(build_parser().parse_args())
+    for name, value in args.items():  # an input that is not there is the rule's mistake
+        if isinstance(value, Path) and name not in ("output", "timings", "history", "figure", "checkpoints"):
+            made_here = name == "evaluations" and args["stage"] == "fit"
+            if not made_here and not value.exists():
+                sys.exit(f"{args['stage']}: --{name} {value} does not exist")
+    if args["stage"] == "fit":
+        args["evaluations"].write_text("evaluations\n")
+    for extra in ("history", "figure"):
+        if extra in args:
+            args[extra].write_text(f"{extra}\n")
+    if args["stage"] in FOLDERS:
+        (args["output"] / "hub").mkdir(parents=True)
+        (args["output"] / "file").write_text("content\n")
+        (args["output"] / "instructions.json").write_text("[]\n")
+    elif args["stage"] == "front":
+        ids = os.environ.get("FRONT_IDS", "01111x 000000 00011x").split()
+        rows = "".join(f"{id},6,{i},{2 * i},0.5,0.1,1\n" for i, id in enumerate(ids, start=1))
+        args["output"].write_text(FRONT + rows)
+    else:
+        args["output"].write_text("output\n")
+
+
+main()

@@ -1,0 +1,202 @@
+"""The DAG and its rerun behaviour, with stand-ins for the stages: what runs, what does not, and what reruns when."""
+
+import collections
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REDUCED = REPOSITORY / "workflow/presets/reduced.yaml"
+MEMBERS = ["01111x", "00011x"]  # of the stand-in's front, the two that are spread over its sizes
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run Snakemake in an empty folder, with its own copy of the workflow, a config to change and stand-in stages."""
+    code = tmp_path / "code"
+    shutil.copytree(REPOSITORY / "workflow", code / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "envs", code / "envs")
+    shutil.copy(REPOSITORY / "Snakefile", code)
+    command = tmp_path / "bin/llama-nas"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "stand_in.py"}" "$@"\n')
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    config = yaml.safe_load(REDUCED.read_text())
+
+    def snakemake(*arguments, change=None, check=True):
+        if change:
+            change(config)
+        path = tmp_path / "test.yaml"
+        path.write_text(yaml.safe_dump(config))
+        result = subprocess.run(
+            ["snakemake", "--snakefile", code / "Snakefile", "--configfile", path, "--cores", "2", *arguments],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+        )
+        assert not check or result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    snakemake.folder = tmp_path
+    return snakemake
+
+
+def jobs(result) -> dict[str, int]:
+    """Job counts by rule of a (dry-)run; empty when there was nothing to do."""
+    table = re.search(r"^Job stats:\njob +count\n[- ]+\n(.*?)^total", result.stdout + result.stderr, re.M | re.S)
+    return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()} if table else {}
+
+
+def executed(result) -> dict[str, int]:
+    """How often each rule really ran."""
+    names = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", result.stdout + result.stderr, re.M)
+    return dict(collections.Counter(names))
+
+
+def test_fresh_dry_run_shows_everything_up_to_the_fronts(run):
+    counts = jobs(run("--dry-run"))
+    expected = {"world": 1, "pretrain": 1, "compile_task": 1, "finetune": 1, "sample": 1, "evaluate": 2, "fit": 2}
+    assert expected.items() <= counts.items()
+    assert counts["propose"] == 1 and counts["front"] == 1
+    assert "export" not in counts  # which networks are exported is known only after the front
+
+
+def test_default_config_dry_run():
+    result = subprocess.run(
+        ["snakemake", "-n", "--forceall", "--cores", "2"], cwd=REPOSITORY, text=True, capture_output=True
+    )
+    assert result.returncode == 0, result.stderr
+    counts = jobs(result)
+    assert counts["evaluate"] == 25 and counts["propose"] == 20 and counts["front"] == 5
+
+
+def test_direct_target_needs_no_search(run):
+    target = "results/benchmarks/arc_easy/int8/0001xx.json"
+    counts = jobs(run("--dry-run", target))
+    assert counts == dict.fromkeys(
+        ["world", "pretrain", "compile_task", "finetune", "export", "quantize", "benchmark"], 1
+    )
+    run(target)
+    (run.folder / target).unlink()
+    assert executed(run(target)) == {"benchmark": 1}
+
+
+def test_whole_run_and_what_reruns(run):
+    """One whole run, then in turn: nothing to do, a deleted benchmark, a deleted front, another task, more rounds."""
+    ran = executed(run())
+    assert ran["export"] == 3  # the full super-network and two members
+    assert ran["quantize"] == 4 and ran["benchmark"] == 2 * 4 + 1 and ran["verify"] == 1
+
+    assert "Nothing to be done" in run().stderr
+
+    benchmark = run.folder / f"results/benchmarks/arc_easy/int8/{MEMBERS[1]}.json"
+    benchmark.unlink()
+    assert executed(run(str(benchmark.relative_to(run.folder)))) == {"benchmark": 1}
+
+    (run.folder / "results/search/arc_easy/front.csv").unlink()
+    again = executed(run())
+    assert again["front"] == 1 and not again.keys() & {"evaluate", "fit", "propose", "export", "benchmark", "finetune"}
+
+    more = executed(run(change=lambda config: config["tasks"].update(winogrande={"metric": "acc"})))
+    assert more["compile_task"] == 1 and more["evaluate"] == 2 and more["front"] == 1
+    assert not more.keys() & {"world", "pretrain", "finetune", "export", "quantize"}
+    assert more["benchmark"] == 2 * 4 + 1 and more["summarize"] == 1 and more["report"] == 1
+
+    longer = executed(run("fronts", change=lambda config: config["search"].update(evaluations=60)))
+    assert longer == {"propose": 2, "evaluate": 2, "fit": 2, "front": 2}
+
+
+def test_new_front_members_are_exported(run, monkeypatch):
+    run()
+    monkeypatch.setenv("FRONT_IDS", "01111x 111111")
+    (run.folder / "results/search/arc_easy/front.csv").unlink()
+    ran = executed(run())
+    assert ran["export"] == 1 and ran["quantize"] == 1  # 111111; the other is there already
+
+
+def test_code_is_an_input_at_the_grain_of_a_stage(run):
+    """A comment reruns nothing, an edit in analysis/ only the analysis, an edit in scoring/ no training."""
+    run()
+    package = run.folder / "code/workflow/llama_nas"
+
+    def edited(file, text):
+        path = package / file
+        path.write_text(path.read_text() + text)
+        return jobs(run("--dry-run"))
+
+    assert edited("space.py", "\n# a comment\n") == {}
+    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= {"summarize", "report", "all"}
+    after_scoring = edited("scoring/score.py", "\nADDED = 1\n")
+    assert "evaluate" in after_scoring and not after_scoring.keys() & {"world", "pretrain", "finetune", "compile_task"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(sed=1), "unknown key 'sed'; did you mean 'seed'?"),
+        (lambda c: c["search"].update(populaton=1), "search: unknown key 'populaton'; did you mean 'population'?"),
+        (lambda c: c["space"].update(depths=[4, 7]), "space.depths: 7 layers are more than the model's 6"),
+        (lambda c: c["space"].update(widths=[128, 96]), "space.widths: 128 is wider than the model's MLP, 96"),
+        (lambda c: c["space"].update(widths=[48, 96]), "space.widths: the first must be the model's full MLP width"),
+        (
+            lambda c: c["tasks"].update(arc_esy={"metric": "acc"}),
+            "lm-eval has no task 'arc_esy'; did you mean 'arc_easy'",
+        ),
+        (lambda c: c["tasks"]["arc_easy"].update(metric="f1"), "tasks.arc_easy.metric: 'f1' is not one of acc"),
+        (lambda c: c["tasks"]["arc_easy"].update(metric="bits_per_byte"), "is not a metric of arc_easy: acc, acc_norm"),
+        (
+            lambda c: c["search"].update(evaluations=50),
+            "search.evaluations: 50 is not a multiple of search.population 20",
+        ),
+        (lambda c: c["training"].update(global_batch=20), "training.global_batch: 20 is not a multiple of micro_batch"),
+        (lambda c: c.update(base={"source": "path", "path": "no/such"}), "base.path: no folder 'no/such'"),
+        (lambda c: c.update(base={"source": "hub", "hub_id": "a/b"}), "base.revision: is missing"),
+        (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),
+        (lambda c: c["export"].update(members=0), "export.members: 0 is not valid"),
+        (lambda c: c.pop("space"), "key 'space' is missing"),
+    ],
+)
+def test_bad_config_is_one_clear_line_before_any_job(run, change, message):
+    result = run("--dry-run", change=change, check=False)
+    assert result.returncode != 0
+    last = (result.stdout + result.stderr).strip().splitlines()[-1]
+    assert last.startswith("test.yaml: ") and message in last
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_llama2_7b_preset_builds(tmp_path):
+    """The paper's run: the DAG up to the fronts, with everything fetched first and five tasks of 250 evaluations."""
+    result = subprocess.run(
+        ["snakemake", "-n", "--snakefile", REPOSITORY / "Snakefile", "--cores", "8", "--configfile",
+         REPOSITORY / "workflow/presets/llama2-7b.yaml", "--directory", tmp_path],
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    counts = jobs(result)
+    assert counts["fetch_model"] == 1 and counts["fetch_dataset"] == 5 and counts["finetune"] == 1
+    assert counts["evaluate"] == 5 * 5 * 8 and counts["front"] == 5
+
+
+def test_slurm_profile_dry_run(tmp_path):
+    result = subprocess.run(
+        ["snakemake", "-n", "--snakefile", REPOSITORY / "Snakefile", "--profile", REPOSITORY / "profiles/slurm",
+         "--directory", tmp_path],
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert jobs(result)["evaluate"] == 25
+
+
+def test_workflow_is_clean():
+    """snakemake --lint and snakefmt have nothing to say."""
+    for command in (["snakemake", "--lint"], ["snakefmt", "--check", "Snakefile", "workflow/rules"]):
+        result = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True)
+        assert result.returncode == 0, result.stdout + result.stderr
