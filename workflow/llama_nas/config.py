@@ -62,6 +62,8 @@ def _explain(error: Any) -> str:
         return f"{where}: key '{missing}' is missing ({error.schema['properties'][missing]['description']})"
     if error.validator == "enum":
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+    if error.validator == "contains":
+        return f"{where}: {error.instance!r} must contain {error.validator_value['const']}"
     if error.validator == "oneOf":
         return f"{where}: {error.instance!r} is not valid ({error.schema.get('description', '')})"
     return f"{where}: {error.message}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,13 +20,16 @@ from llama_nas.pareto import non_dominated
 from llama_nas.space import GB, GIB
 
 BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D00000", "#009E73", "#CC79A7", "#9A9A9A"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "llama-nas",  # ids in the file, random otherwise
     "svg.fonttype": "path",  # looks the same wherever it is opened
     "font.size": 11,
     "axes.spines.right": False,
+    "axes.spines.top": False,
     "legend.frameon": False,
-    "legend.fontsize": 10,
+    "legend.fontsize": 9.5,
+    "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.5,
 }
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -32,11 +39,10 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
 
     summary: a summary table of one task; evaluations and front: what the search measured on the super-network itself.
     """
-    first = summary.iloc[0]
-    metric = Metric(first["metric"], bool(first["higher_is_better"]))
+    metric = Metric(summary["metric"].iloc[0], bool(summary["higher_is_better"].iloc[0]))
     scale = 100 if metric.is_share else 1
-    unit, unit_bytes, binary_bytes = _size_unit(evaluations["size_bytes"].max())
-    with _figure(6.4, 5.0) as (figure, axes):
+    unit, unit_bytes, binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
+    with _figure(5.6, 5.0) as (figure, axes):
         axes.scatter(
             evaluations["size_bytes"] / unit_bytes,
             scale * evaluations[metric.name],
@@ -66,14 +72,29 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         _points(axes, tuned, unit_bytes, scale, GREEN, "s", "full-size super-network, FP16")
         base = summary[(summary["role"] == "pretrained") & (summary["precision"] == "fp16")]
         _points(axes, base, unit_bytes, scale, RED, "*", "pre-trained base, FP16", size=14)
-        if pd.notna(first["chance"]):
-            axes.axhline(scale * first["chance"], color="black", linestyle=":", linewidth=1, label="chance")
+        picked = summary[summary["recommended"] & (summary["precision"] == "fp16")]
+        axes.scatter(
+            picked["size_bytes"] / unit_bytes,
+            scale * picked["value"],
+            s=190,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=1.2,
+            zorder=4,
+            label="recommended",
+        )
+        chance = float(summary["chance"].iloc[0])
+        if not math.isnan(chance):
+            axes.axhline(scale * chance, color="black", linestyle=":", linewidth=1, label="chance")
         axes.set_xlabel(f"size of the weights ({unit}; top: {unit[0]}iB)")
         axes.set_ylabel(f"{metric.name}{' (%)' if metric.is_share else ''}, {metric.direction}")
-        axes.set_title(f"{first['task']} ± 1 standard error")
+        bars = " (bars: ± 1 standard error)" if summary["stderr"].notna().any() else ""
+        axes.set_title(f"{summary['task'].iloc[0]}{bars}", fontsize=12)
         axes.margins(x=0.06, y=0.08)
-        factor = unit_bytes / binary_bytes
-        axes.secondary_xaxis("top", functions=(lambda x: x * factor, lambda x: x / factor))
+        binary, back = (
+            partial(np.multiply, factor) for factor in (unit_bytes / binary_bytes, binary_bytes / unit_bytes)
+        )
+        axes.secondary_xaxis("top", functions=(binary, back))
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
 
@@ -83,7 +104,7 @@ def training_figure(training: pd.DataFrame) -> str:
 
     training: columns step, kind (`full` or `subnet`), loss (nats per response token).
     """
-    with _figure(6.4, 3.8) as (figure, axes):
+    with _figure(5.6, 3.6) as (figure, axes):
         for kind, color, label in (("full", GREEN, "full-network steps"), ("subnet", PURPLE, "sub-network steps")):
             steps = training[training["kind"] == kind]
             if steps.empty:
@@ -126,7 +147,7 @@ def _points(
 def _front_line(axes: Axes, rows: pd.DataFrame, unit_bytes: int, scale: int, color: str, metric: Metric) -> None:
     """Join the points of one precision that none of the others dominates: a front of measured values."""
     cost = [-metric.improvement(value, 0.0) for value in rows["value"]]
-    front = rows[non_dominated(list(zip(rows["size_bytes"], cost, strict=True)))].sort_values("size_bytes")
+    front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
     axes.plot(front["size_bytes"] / unit_bytes, scale * front["value"], color=color, linewidth=1.3)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llama_nas.analysis.figures import smoothing_window, training_figure
+from llama_nas.analysis.figures import training_figure
 from llama_nas.analysis.judgement import NOISE, RULE, Metric, Verdict
 from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
 from llama_nas.artifacts import read_table, write_text
@@ -23,8 +23,23 @@ from llama_nas.space import format_bytes
 
 log = logging.getLogger(__name__)
 
+Row = dict[Any, Any]  # a line of the summary CSV by column
+Rows = dict[tuple[str, str], Row]  # the lines by model and precision
+
 PRECISIONS = ("fp16", "int8")  # the two column groups of the task tables (paper, Table 5)
-AGREEMENT_KEYS = ("task", "subnet_id", "dtype", "requests", "items", "max_difference_per_token", "agrees")
+PREDICTOR_KEYS = ("task", "round", "kind", "rows", "cross_validation", "out_of_sample")
+AGREEMENT_KEYS = (
+    "task",
+    "subnet_id",
+    "dtype",
+    "requests",
+    "items",
+    "max_difference_per_token",
+    "agrees",
+    "flipped_items",
+    "search_scorer",
+    "lm_eval",
+)
 
 
 def write_report(
@@ -59,13 +74,13 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
     page = environment.get_template("report.html").render(
         tasks=tasks,
         rule=RULE,
         noise=f"{NOISE:g}",
         training_figure=inline_svg(training_figure(training), "training", "Training loss of the super-network"),
         training_steps={kind: int(steps.get(kind, 0)) for kind in ("full", "subnet")},
-        smoothing={kind: smoothing_window(int(steps.get(kind, 0))) for kind in ("full", "subnet")},
     )
     write_text(output, page)
     log.info("report on %d tasks: %s", len(tasks), output)
@@ -106,6 +121,33 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """The search's own scorer against stock lm-eval on one network, as printed."""
+
+    agrees: bool
+    model: str
+    dtype: str
+    requests: str
+    items: str
+    flipped: str
+    per_token: str
+    own: str
+    stock: str
+
+
+@dataclass(frozen=True)
+class PredictorRound:
+    """The predictor fitted after one round: what it was and how well it ranked networks it had not seen."""
+
+    round: int
+    kind: str
+    rows: int
+    cross_validation: str
+    out_of_sample: str
+    out_of_sample_rows: str
+
+
+@dataclass(frozen=True)
 class TaskSection:
     """All that the page says about one task."""
 
@@ -118,9 +160,10 @@ class TaskSection:
     hidden_drop: str  # the largest drop against the base that would pass as noise; empty if it is not known
     at_chance: bool
     facts: dict[str, str]
+    unjudged: bool  # whether the metric has no standard error
     figure: Markup
-    agreement: dict[str, Any]
-    predictors: list[dict[str, Any]]
+    agreement: Agreement
+    predictors: list[PredictorRound]
 
 
 def task_section(summary: Path, figure: Path, agreement: Path, predictors: Sequence[Path]) -> TaskSection:
@@ -135,7 +178,7 @@ def task_section(summary: Path, figure: Path, agreement: Path, predictors: Seque
     if check["task"] != task or task not in figure.stem:
         raise UserError(f"{summary}: is about task '{task}', but beside it stand {figure} and {agreement}")
 
-    rows = {(row["model"], row["precision"]): row for row in table.to_dict("records")}
+    rows: Rows = {(row["model"], row["precision"]): dict(row) for row in table.to_dict("records")}
     networks = [network_line(name, rows, metric) for name in table["model"].unique()]
     base = next(network for network in networks if network.role == "pretrained")
     pick = next(network for network in networks if network.recommended)
@@ -150,14 +193,15 @@ def task_section(summary: Path, figure: Path, agreement: Path, predictors: Seque
         pick=pick,
         hidden_drop="" if math.isnan(drop) else metric.difference_text(drop).lstrip("+"),
         at_chance=metric.improvement(base_row["value"], first["chance"]) <= NOISE * base_row["stderr"],
+        unjudged=math.isnan(base_row["stderr"]),
         facts=facts(table, metric),
         figure=inline_svg(figure.read_text(encoding="utf-8"), task, f"{task}: size against {metric.name}"),
         agreement=agreement_line(check, metric),
-        predictors=sorted((predictor_line(p) for p in predictors if p.parts[-3] == task), key=lambda r: r["round"]),
+        predictors=predictor_rounds([read_keys(path, PREDICTOR_KEYS) for path in predictors], task),
     )
 
 
-def network_line(name: str, rows: dict[tuple[str, str], dict[str, Any]], metric: Metric) -> Network:
+def network_line(name: str, rows: Rows, metric: Metric) -> Network:
     """The printed form of one model's rows; `rows` is the whole table by (model, precision)."""
     own = {precision: row for (model, precision), row in rows.items() if model == name}
     any_row = next(iter(own.values()))
@@ -181,7 +225,7 @@ def network_line(name: str, rows: dict[tuple[str, str], dict[str, Any]], metric:
     )
 
 
-def score(row: dict[str, Any], metric: Metric) -> Score:
+def score(row: Row, metric: Metric) -> Score:
     speed = row["tokens_per_second"]
     return Score(
         size=format_bytes(row["size_bytes"]),
@@ -193,7 +237,7 @@ def score(row: dict[str, Any], metric: Metric) -> Score:
     )
 
 
-def gain(row: dict[str, Any], reference: dict[str, Any], metric: Metric) -> Gain:
+def gain(row: Row, reference: Row, metric: Metric) -> Gain:
     return Gain(
         text=metric.difference_text(row["value"] - reference["value"]),
         verdict=metric.verdict(row["value"], row["stderr"], reference["value"], reference["stderr"]),
@@ -203,18 +247,55 @@ def gain(row: dict[str, Any], reference: dict[str, Any], metric: Metric) -> Gain
 def facts(table: pd.DataFrame, metric: Metric) -> dict[str, str]:
     """What a task's numbers rest on, by name."""
     first = table.iloc[0]
-    limit = "all items" if pd.isna(first["limit"]) else f"first {first['limit']:g} items (of each subtask)"
-    shots = "the task's own" if pd.isna(first["num_fewshot"]) else str(first["num_fewshot"])
+    limit = "all" if pd.isna(first["limit"]) else f"the first {first['limit']:.0f} of each subtask"
+    subtasks = "" if pd.isna(first["subtasks"]) else f": {first['subtasks']}"
     return {
-        "lm-eval task": str(first["lm_eval_task"]),
+        "lm-eval task": f"{first['lm_eval_task']}{subtasks}",
         "metric": f"{metric.name}, {metric.direction}",
         "chance": "–" if pd.isna(first["chance"]) else metric.text(first["chance"]),
         "items": f"{first['items']:,} ({limit})",
-        "shots": shots,
+        "shots": str(first["num_fewshot"]),
+        "requests": f"{first['requests']:,}, {first['truncated_requests']:,} of them cut to the model's positions",
         "benchmark batch size": one_or_more(table["batch_size"]),
+        "INT8 outlier threshold": one_or_more(table["int8_threshold"]),
         "versions": one_or_more(table["versions"]),
         "tokens/s measured on": one_or_more(table["throughput_setting"]),
     }
+
+
+def agreement_line(check: dict[str, Any], metric: Metric) -> Agreement:
+    return Agreement(
+        agrees=bool(check["agrees"]),
+        model=check["subnet_id"],
+        dtype=check["dtype"],
+        requests=f"{check['requests']:,}",
+        items=f"{check['items']:,}",
+        flipped=f"{len(check['flipped_items']):,}",
+        per_token=f"{check['max_difference_per_token']:.1e}",
+        own=metric.text(check["search_scorer"]),
+        stock=metric.text(check["lm_eval"]),
+    )
+
+
+def predictor_rounds(predictors: Sequence[dict[str, Any]], task: str) -> list[PredictorRound]:
+    """One line per round of this task, ascending."""
+    own = sorted((p for p in predictors if p["task"] == task), key=lambda p: p["round"])
+    return [
+        PredictorRound(
+            round=p["round"],
+            kind=p["kind"],
+            rows=p["rows"],
+            cross_validation=tau_text(p["cross_validation"][p["kind"]]["kendall_tau"]),
+            out_of_sample=tau_text(p["out_of_sample"]["kendall_tau"] if p["out_of_sample"] else None),
+            out_of_sample_rows=str(p["out_of_sample"]["rows"]) if p["out_of_sample"] else "–",
+        )
+        for p in own
+    ]
+
+
+def tau_text(tau: float | None) -> str:
+    """Kendall's tau; a dash where there was no ranking to compare."""
+    return "–" if tau is None else f"{tau:.2f}".replace("-", "−")
 
 
 def one_or_more(column: pd.Series) -> str:
@@ -228,6 +309,11 @@ def count_text(parameters: int) -> str:
         if parameters >= size:
             return f"{parameters / size:.3g} {letter}"
     return str(parameters)
+
+
+def unbroken(text: str) -> str:
+    """The text with its spaces unbreakable, but for the one before a bracket: `1.2 GB` stays on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
 
 
 def inline_svg(svg: str, name: str, label: str) -> Markup:

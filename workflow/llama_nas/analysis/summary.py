@@ -21,10 +21,20 @@ log = logging.getLogger(__name__)
 PRETRAINED = "pretrained"
 REFERENCE_PRECISION = "fp16"  # every ratio and difference is against the pre-trained base in this precision
 ROLES = ("pretrained", "full", "member")  # the order of the rows
-TASK_KEYS = ("task", "lm_eval_task", "metric", "higher_is_better", "items", "chance", "num_fewshot", "limit")
-BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_size", "versions")
+TASK_KEYS = (
+    *("task", "lm_eval_task", "metric", "higher_is_better", "items", "chance"),
+    *("num_fewshot", "limit", "subtasks", "requests", "truncated_requests"),
+)
+BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_size", "int8_threshold", "versions")
 SPEED_COLUMNS = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3"]
 SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "repeats"]
+SUMMARY_COLUMNS = (
+    *("task", "model", "role", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
+    *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
+    *("finetuning_difference", "search_difference", "precision_difference", *SPEED_COLUMNS, "throughput_setting"),
+    *("on_front", "higher_is_better", "chance", "lm_eval_task", "subtasks", "num_fewshot", "limit"),
+    *("requests", "truncated_requests", "batch_size", "int8_threshold", "versions"),
+)
 
 
 def summarize_task(
@@ -70,13 +80,13 @@ def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def read_benchmark(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """One stock lm-eval result as a flat record; model and precision are in its path, `{task}/{precision}/{id}.json`."""
+    """One stock lm-eval result as a flat record; its path `{task}/{precision}/{id}.json` names model and precision."""
     task, precision, name = path.parts[-3], path.parts[-2], path.stem
     if task != settings["task"] or precision not in PRECISIONS:
         raise UserError(f"{path}: expected .../{settings['task']}/<one of {', '.join(PRECISIONS)}>/<id>.json")
     result = read_keys(path, BENCHMARK_KEYS)
     metric = settings["metric"]
-    if metric not in result["metrics"]:
+    if result["metrics"].get(metric) is None:
         raise UserError(f"{path}: metrics has no '{metric}'; it has {', '.join(result['metrics'])}")
     if result["items"] != settings["items"]:
         raise UserError(f"{path}: {result['items']} items, but the compiled task has {settings['items']}")
@@ -85,11 +95,12 @@ def read_benchmark(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "model": name,
         "precision": precision,
         "value": float(result["metrics"][metric]),
-        "stderr": float(stderr) if isinstance(stderr, int | float) else math.nan,  # lm-eval says "N/A" for some metrics
+        "stderr": math.nan if stderr is None else float(stderr),  # lm-eval has none for bits per byte and the like
         "items": result["items"],
         "bytes_on_disk": result["bytes_on_disk"],
         "memory_bytes": result["memory_bytes"],
         "batch_size": result["batch_size"],
+        "int8_threshold": result["int8_threshold"],
         "versions": ", ".join(f"{package} {version}" for package, version in sorted(result["versions"].items())),
     }
 
@@ -153,27 +164,30 @@ def summary_table(
                 "precision_difference": value - same_in_fp16,
                 "on_front": name in set(on_front["subnet_id"]),
                 "higher_is_better": metric.higher_is_better,
-                "chance": settings["chance"],
+                "chance": math.nan if settings["chance"] is None else settings["chance"],
                 "lm_eval_task": settings["lm_eval_task"],
+                "subtasks": " ".join(settings["subtasks"] or []),
                 "num_fewshot": settings["num_fewshot"],
                 "limit": settings["limit"],
+                "requests": settings["requests"],
+                "truncated_requests": settings["truncated_requests"],
                 "batch_size": record["batch_size"],
+                "int8_threshold": record["int8_threshold"],
                 "versions": record["versions"],
             }
         )
     table = pd.DataFrame(rows)
     exported = table[(table["role"] != "pretrained") & (table["precision"] == REFERENCE_PRECISION)]
-    table.insert(4, "recommended", table["model"] == recommended(exported, metric))
-    return with_speed(table, speeds).sort_values(
-        ["role", "parameters", "model", "precision"], key=_row_order, ignore_index=True
-    )
+    table["recommended"] = table["model"] == recommended(exported, metric)
+    order = ["role", "parameters", "model", "precision"]
+    return with_speed(table, speeds)[list(SUMMARY_COLUMNS)].sort_values(order, key=_row_order, ignore_index=True)
 
 
 def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     """The table with the measured tokens/s and how they were measured; empty where a model was not measured."""
     setting = [
-        f"{row.device}, {row.threads} threads, batch {row.batch_size} x {row.sequence_length} tokens, {row.repeats} runs"
-        for row in speeds.itertuples()
+        f"{device}, {threads} thread{'s' * (threads != 1)}, batch {batch} x {length} tokens, median of {repeats} runs"
+        for device, threads, batch, length, repeats in speeds[SPEED_SETTINGS].itertuples(index=False)
     ]
     measured = speeds[["model", "precision", *SPEED_COLUMNS]].assign(throughput_setting=setting)
     return table.merge(measured, on=["model", "precision"], how="left", validate="one_to_one")

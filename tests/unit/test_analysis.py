@@ -1,0 +1,473 @@
+"""Summary table, figures and the one-page report, on a small synthetic run whose numbers can be computed by hand."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llama_nas.analysis.figures import smoothing_window, training_figure
+from llama_nas.analysis.judgement import Metric, recommended
+from llama_nas.analysis.report import count_text, inline_svg, write_report
+from llama_nas.analysis.summary import SUMMARY_COLUMNS, summarize_task
+from llama_nas.artifacts import read_table
+from llama_nas.cli import main
+from llama_nas.errors import UserError
+
+HIDDEN, VOCABULARY, LAYERS, WIDTHS = 64, 512, 6, (176, 88)
+FULL, MEDIUM, SMALL = "000000", "001011", "1111xx"
+ACCURACY, ERROR = Metric("acc", True), 0.02
+BITS = Metric("bits_per_byte", False)
+
+
+def parameters(subnet_id: str) -> int:
+    """Untied embedding and head, final norm; per layer four square maps, two norms, three MLP maps."""
+    widths = [WIDTHS[int(code)] for code in subnet_id if code != "x"]
+    layers = sum(4 * HIDDEN**2 + 2 * HIDDEN + 3 * HIDDEN * width for width in widths)
+    return 2 * VOCABULARY * HIDDEN + HIDDEN + layers
+
+
+def int8_bytes(subnet_id: str) -> int:
+    """Decoder maps at 1 byte plus an fp32 scale per output row, the rest at 2 bytes."""
+    widths = [WIDTHS[int(code)] for code in subnet_id if code != "x"]
+    maps = sum(4 * HIDDEN**2 + 3 * HIDDEN * width for width in widths)
+    scales = sum(4 * (4 * HIDDEN + 2 * width + HIDDEN) for width in widths)
+    return maps + scales + 2 * (parameters(subnet_id) - maps)
+
+
+class Run:
+    """The artifacts of a finished run under `results/`; `summarize` and `report` run the stages on them."""
+
+    def __init__(self, root: Path):
+        self.results = root / "results"
+        self.tasks: list[str] = []
+        config = {
+            "model_type": "llama",
+            "hidden_size": HIDDEN,
+            "intermediate_size": WIDTHS[0],
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "vocab_size": VOCABULARY,
+        }
+        self.write("base/config.json", config)
+        steps = np.arange(1, 121)
+        training = pd.DataFrame(
+            {
+                "step": steps,
+                "kind": np.where(steps % 2 == 1, "full", "subnet"),
+                "loss": 3 * np.exp(-steps / 40) + 0.3 + 0.2 * (steps % 2 == 0) + 0.05 * np.sin(steps),
+            }
+        )
+        self.write("supernet/training.csv", training)
+
+    def write(self, path: str, value) -> None:
+        path = self.results / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(value, pd.DataFrame):
+            value.to_csv(path, index=False)
+        else:
+            path.write_text(json.dumps(value), encoding="utf-8")
+
+    def add_task(self, name: str, scores: dict[tuple[str, str], float], metric: Metric = ACCURACY, **changed) -> None:
+        """scores: (model, precision) -> value; changed: keys of task.json, stderr or versions."""
+        self.tasks.append(name)
+        stderr = changed.pop("stderr", ERROR)
+        versions = changed.pop("versions", {"torch": "2.13.0", "lm_eval": "0.4.13"})
+        settings = {
+            "task": name,
+            "lm_eval_task": name,
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            "metrics": [metric.name],
+            "items": 500,
+            "chance": 0.25 if metric.is_share else None,
+            "num_fewshot": 0,
+            "limit": None,
+            "subtasks": None,
+            "requests": 2000,
+            "truncated_requests": 17,
+        }
+        self.write(f"tasks/{name}/task.json", settings | changed)
+        for (model, precision), value in scores.items():
+            self.write(
+                f"benchmarks/{name}/{precision}/{model}.json",
+                {
+                    "precision": precision,
+                    "metric": metric.name,
+                    "metrics": {metric.name: value, f"{metric.name}_stderr": stderr},
+                    "items": 500,
+                    "bytes_on_disk": 123456,
+                    "memory_bytes": 234567,
+                    "batch_size": 16,
+                    "int8_threshold": 6.0 if precision == "int8" else None,
+                    "versions": versions,
+                    "loglikelihoods": [[-1.0, -2.0]],
+                },
+            )
+        self.write(f"search/{name}/round_2/evaluations.csv", self.evaluations(metric))
+        members = [model for model, precision in scores if model != "pretrained" and precision == "fp16"]
+        front = pd.DataFrame(
+            [
+                {"subnet_id": id, "layers": LAYERS, "parameters": parameters(id), "size_bytes": 2 * parameters(id)}
+                | {metric.name: scores[id, "fp16"], "stderr": ERROR, "round": 2}
+                for id in members
+            ]
+        )
+        self.write(f"search/{name}/front.csv", front)
+        self.write(
+            f"agreement/{name}.json",
+            {
+                "task": name,
+                "subnet_id": FULL,
+                "dtype": "fp32",
+                "requests": 2000,
+                "items": 500,
+                "max_difference_per_token": 3.1e-6,
+                "max_relative_difference": 2e-7,
+                "flipped_items": [],
+                "search_scorer": scores[FULL, "fp16"],
+                "lm_eval": scores[FULL, "fp16"],
+                "agrees": True,
+            },
+        )
+        speeds = [
+            {"model": model, "precision": precision, "device": "cpu", "threads": 2, "batch_size": 8}
+            | {"sequence_length": 128, "repeats": 10, "tokens_per_second": 1000.0 + 500 * (precision == "fp16")}
+            | {"tokens_per_second_q1": 900.0, "tokens_per_second_q3": 1600.0}
+            for model, precision in scores
+            if model != MEDIUM
+        ]
+        self.write(f"timings/throughput/{name}.csv", pd.DataFrame(speeds))
+        for round_number, tau in ((1, None), (2, 0.61)):
+            self.write(
+                f"search/{name}/round_{round_number}/predictor.json",
+                {
+                    "round": round_number,
+                    "task": name,
+                    "metric": metric.name,
+                    "kind": "ridge",
+                    "rows": 50 * round_number,
+                    "cross_validation": {
+                        "svr": {"kendall_tau": 0.5, "mae": 0.02},
+                        "ridge": {"kendall_tau": 0.7 + 0.01 * round_number, "mae": 0.01},
+                    },
+                    "out_of_sample": None if tau is None else {"kendall_tau": tau, "mae": 0.01, "rows": 48},
+                },
+            )
+
+    @staticmethod
+    def evaluations(metric: Metric) -> pd.DataFrame:
+        rng = np.random.default_rng(0)
+        ids = ["".join(rng.choice(["0", "1"], LAYERS)) for _ in range(60)]
+        sizes = np.array([2 * parameters(id) for id in ids])
+        share = sizes / (2 * parameters(FULL))
+        value = 0.5 + 0.3 * share if metric.higher_is_better else 3 - share
+        table = pd.DataFrame({"round": 1, "subnet_id": ids, "size_bytes": sizes})
+        return table.assign(**{metric.name: value + rng.normal(0, 0.02, len(ids))})
+
+    def summarize_inputs(self, task: str) -> dict:
+        return {
+            "model": self.results / "base",
+            "widths": WIDTHS,
+            "task": self.results / "tasks" / task,
+            "evaluations": self.results / f"search/{task}/round_2/evaluations.csv",
+            "front": self.results / f"search/{task}/front.csv",
+            "benchmarks": sorted((self.results / "benchmarks" / task).glob("*/*.json")),
+            "agreement": self.results / f"agreement/{task}.json",
+            "throughput": self.results / f"timings/throughput/{task}.csv",
+        }
+
+    def summarize(self, task: str) -> pd.DataFrame:
+        table = self.results / f"summary/{task}.csv"
+        figure = self.results / f"figures/{task}_front.svg"
+        summarize_task(table, figure=figure, **self.summarize_inputs(task))
+        return read_table(table)
+
+    def report_inputs(self) -> dict:
+        return {
+            "supernet": self.results / "supernet",
+            "summaries": [self.results / f"summary/{task}.csv" for task in self.tasks],
+            "figures": [self.results / f"figures/{task}_front.svg" for task in self.tasks],
+            "agreements": [self.results / f"agreement/{task}.json" for task in self.tasks],
+            "predictors": [
+                self.results / f"search/{task}/round_{number}/predictor.json"
+                for task in self.tasks
+                for number in (2, 1)
+            ],
+        }
+
+    def report(self) -> str:
+        for task in self.tasks:
+            self.summarize(task)
+        page = self.results / "summary.html"
+        write_report(page, **self.report_inputs())
+        return page.read_text(encoding="utf-8")
+
+
+def scores(base: float, full: float, medium: float, small: float, int8_loss: float = 0.01) -> dict:
+    fp16 = {"pretrained": base, FULL: full, MEDIUM: medium, SMALL: small}
+    return {(model, "fp16"): value for model, value in fp16.items()} | {
+        (model, "int8"): value - int8_loss for model, value in fp16.items()
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def text(page: str) -> str:
+    """The page's words without markup and figures, white space folded."""
+    page = re.sub(r"<(svg|style|head)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    page = re.sub(r"<[^>]+>", "", re.sub(r"<(td|th|br)\b", r" <\1", page))
+    return re.sub(r"\s+", " ", page).replace("\xad", "").strip()
+
+
+def test_summary_rows_are_what_arithmetic_says(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.68, 0.40))
+    table = run.summarize("arc_easy")
+    assert tuple(table.columns) == SUMMARY_COLUMNS
+    order = [(model, precision) for model in ("pretrained", FULL, MEDIUM, SMALL) for precision in ("fp16", "int8")]
+    assert list(zip(table["model"], table["precision"], strict=True)) == order
+    assert list(table["role"]) == ["pretrained"] * 2 + ["full"] * 2 + ["member"] * 4
+
+    rows = table.set_index(["model", "precision"])
+    for model, network in (("pretrained", FULL), (FULL, FULL), (MEDIUM, MEDIUM), (SMALL, SMALL)):
+        assert set(rows.loc[model, "parameters"]) == {parameters(network)}
+        assert set(rows.loc[model, "layers"]) == {LAYERS - network.count("x")}
+        assert rows.loc[(model, "fp16"), "size_bytes"] == 2 * parameters(network)
+        assert rows.loc[(model, "int8"), "size_bytes"] == int8_bytes(network)
+    small = rows.loc[(SMALL, "int8")]
+    assert small["size_ratio"] == pytest.approx(2 * parameters(FULL) / int8_bytes(SMALL))
+    assert small["value_difference"] == pytest.approx(0.39 - 0.60)
+    assert small["finetuning_difference"] == pytest.approx(0.70 - 0.60)
+    assert small["search_difference"] == pytest.approx(0.40 - 0.70)
+    assert small["precision_difference"] == pytest.approx(-0.01)
+    assert rows.loc[("pretrained", "int8"), "value_difference"] == pytest.approx(-0.01)
+    parts = table[["finetuning_difference", "search_difference", "precision_difference"]].sum(axis=1)
+    np.testing.assert_allclose(parts, table["value_difference"], atol=1e-12)
+
+    # two combined standard errors are 2 * sqrt(2) * 0.02 = 0.0566
+    assert list(rows.xs("fp16", level=1)["verdict"]) == ["within noise", "better", "better", "worse"]
+    assert list(table.loc[table["recommended"], "model"].unique()) == [MEDIUM]
+    assert set(rows.loc[FULL, "tokens_per_second"]) == {1500.0, 1000.0}
+    assert rows.loc[MEDIUM, "tokens_per_second"].isna().all()
+    assert rows.loc[(SMALL, "fp16"), "versions"] == "lm_eval 0.4.13, torch 2.13.0"
+
+
+def test_a_minimised_metric_is_judged_the_other_way_round(run):
+    run.add_task("tinystories", scores(2.40, 2.30, 2.41, 2.90, int8_loss=-0.01), BITS)
+    table = run.summarize("tinystories").set_index(["model", "precision"])
+    assert list(table.xs("fp16", level=1)["verdict"]) == ["within noise", "better", "within noise", "worse"]
+    assert table.loc[(FULL, "fp16"), "value_difference"] == pytest.approx(-0.10)
+    assert table["chance"].isna().all()
+    page = text(run.report())
+    assert f"take {MEDIUM} – " in page
+    assert "bits_per_byte 2.410 ± 0.020 against 2.400 ± 0.020 (within noise, lower is better)" in page
+    assert "a negative difference is an improvement" in page
+    assert "chance" not in page.split("The rule")[0]
+
+
+def test_an_unknown_standard_error_is_not_judged(run):
+    run.add_task("tinystories", scores(2.40, 2.30, 2.39, 2.41), BITS, stderr=None)
+    table = run.summarize("tinystories").set_index(["model", "precision"])
+    assert table["stderr"].isna().all()
+    assert set(table["verdict"]) == {"not judged"}
+    assert table.loc[(MEDIUM, "fp16"), "recommended"]  # the small one is worse, if by a hair
+    page = text(run.report())
+    assert "bits_per_byte 2.390 against 2.400 (not judged, lower is better)" in page
+    assert "Drops that would pass as noise" not in page
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, BITS])
+def test_verdict_counts_two_combined_standard_errors(metric):
+    rng = np.random.default_rng(1)
+    for value, reference, a, b in rng.uniform(0, 1, (500, 4)):
+        apart = (value - reference) ** 2 > 4 * (a**2 / 100 + b**2 / 100)
+        better = (value > reference) == metric.higher_is_better
+        expected = "within noise" if not apart else "better" if better else "worse"
+        assert metric.verdict(value, a / 10, reference, b / 10) == expected
+    assert metric.verdict(0.5, math.nan, 0.1, 0.01) == "not judged"
+    assert metric.verdict(0.5, 0.0, 0.5, 0.0) == "within noise"
+
+
+def test_recommendation_rule():
+    def pick(metric, *rows):
+        columns = ["model", "size_bytes", "value_difference", "verdict"]
+        return recommended(pd.DataFrame(rows, columns=columns), metric)
+
+    small, large = ("1", 10), ("0", 20)
+    assert pick(ACCURACY, (*large, 0.2, "better"), (*small, -0.1, "within noise")) == "1"
+    assert pick(ACCURACY, (*large, 0.0, "within noise"), (*small, -0.5, "worse")) == "0"
+    assert pick(ACCURACY, (*large, -0.3, "worse"), (*small, -0.5, "worse")) == "0"
+    assert pick(BITS, (*large, 0.3, "worse"), (*small, 0.2, "worse")) == "1"
+    assert pick(BITS, (*large, -0.1, "not judged"), (*small, 0.1, "not judged")) == "0"
+    assert pick(ACCURACY, ("00", 10, 0.1, "better"), ("11", 10, 0.2, "better")) == "11"
+
+
+def test_printed_numbers():
+    assert ACCURACY.text(0.8123, 0.0171) == "81.2 ± 1.7 %"
+    assert BITS.text(2.3456, 0.0123) == "2.346 ± 0.012"
+    assert BITS.text(2.3456) == "2.346"
+    assert ACCURACY.difference_text(-0.0123) == "−1.2 points"
+    assert BITS.difference_text(0.0123) == "+0.012"
+    assert ACCURACY.difference_text(math.nan) == "–"
+    assert [count_text(n) for n in (6_738_415_616, 1_234_567, 313_280, 12)] == ["6.74 B", "1.23 M", "313 k", "12"]
+    assert [smoothing_window(n) for n in (0, 10, 40, 1221)] == [1, 1, 3, 61]
+
+
+def test_report_opens_with_the_answer(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.add_task("winogrande", scores(0.80, 0.70, 0.68, 0.40), chance=0.5)
+    page = text(run.report())
+    ratio = f"{parameters(FULL) / parameters(MEDIUM):.2f}"
+    int8_ratio = f"{2 * parameters(FULL) / int8_bytes(MEDIUM):.2f}"
+    size = f"{2 * parameters(MEDIUM) / 1e6:.3g} MB ({2 * parameters(MEDIUM) / 2**20:.3g} MiB)"
+    base_size = f"{2 * parameters(FULL) / 1e6:.3g} MB ({2 * parameters(FULL) / 2**20:.3g} MiB)"
+    assert page.startswith(
+        f"Which network to take arc_easy: take {MEDIUM} – {ratio}× smaller than the base: {size} against {base_size} "
+        "in FP16; acc 58.0 ± 2.0 % against 60.0 ± 2.0 % (within noise). "
+        f"INT8: {int8_ratio}× smaller"
+    )
+    assert (
+        f"57.0 ± 2.0 % (within noise). Checkpoint: results/subnets/{MEDIUM} INT8: results/quantized/{MEDIUM}/int8"
+        in page
+    )
+    assert (
+        f"winogrande: every exported network is significantly worse than the base; the best of them is {FULL}, " in page
+    )
+    assert "the same size as the base" in page
+    assert "smallest exported network whose FP16 score is not significantly worse" in page
+    assert "arc_easy up to 5.7 points;" in page  # 2 * sqrt(2) * 2.0
+    # the gain split of the taken network: fine-tuning +10, search -12, INT8 -1
+    assert f"{MEDIUM} +10.0 points better −12.0 points worse −1.0 points within noise" in page
+    # rounds in order; the first round had nothing to predict
+    assert "1 50 ridge 0.71 – – 2 100 ridge 0.72 0.61 48" in page
+    assert "2,000 requests: the largest difference of a log-likelihood is 3.1e-06 per token, 0 of 500 items" in page
+    assert "noise of chance" not in page
+
+
+def test_report_says_where_nothing_can_be_learnt(run):
+    run.add_task("arc_challenge", scores(0.27, 0.26, 0.25, 0.24), limit=100, subtasks=["arc_a", "arc_b"])
+    agreement = run.results / "agreement/arc_challenge.json"
+    agreement.write_text(
+        json.dumps(json.loads(agreement.read_text()) | {"agrees": False, "flipped_items": [{"item": 3}] * 7})
+    )
+    page = text(run.report())
+    assert "The base itself is within noise of chance (25.0 %)" in page
+    assert "No: the search optimised another number" in page and "7 of 500 items" in page
+    assert "arc_challenge: arc_a arc_b" in page and "500 (the first 100 of each subtask)" in page
+    assert "2,000, 17 of them cut" in page and "INT8 outlier threshold6.0" in page
+
+
+def test_report_escapes_and_needs_no_network(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40), versions={"lm_eval": "<script>alert(1)</script>"})
+    run.add_task("winogrande", scores(0.60, 0.70, 0.58, 0.40))
+    page = run.report()
+    assert "<script" not in page and "lm_eval &lt;script&gt;" in page
+    addresses = set(re.findall(r"https?://[^\s\"'<>]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of SVG, never fetched
+    assert not re.search(r"<(script|link|iframe|img|object|embed)\b|@import|\bsrc=", page)
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]*)', page)) <= set(ids)
+
+
+def test_figure_is_clean_svg_that_shows_the_data(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.summarize("arc_easy")
+    path = run.results / "figures/arc_easy_front.svg"
+    before = path.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(before).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "<metadata" not in before and "<text" not in before
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.30))
+    run.summarize("arc_easy")
+    assert path.read_text(encoding="utf-8") != before
+
+
+def test_training_figure_without_sub_network_steps():
+    training = pd.DataFrame({"step": [1, 2, 3], "kind": "full", "loss": [3.0, 2.0, 1.0]})
+    assert ElementTree.fromstring(training_figure(training)).tag.endswith("svg")
+
+
+def test_inline_svg_keeps_references_in_one_piece():
+    svg = '<?xml version="1.0"?>\n<svg><path id="a"/><use xlink:href="#a" clip-path="url(#b)"/><g id="b"/></svg>'
+    assert inline_svg(svg, "t", 'a "b"') == (
+        '<svg role="img" aria-label="a &#34;b&#34;"><path id="t-a"/>'
+        '<use xlink:href="#t-a" clip-path="url(#t-b)"/><g id="t-b"/></svg>'
+    )
+
+
+def test_same_bytes_from_another_process_without_torch(run, tmp_path):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.report()
+    inputs, page_inputs = run.summarize_inputs("arc_easy"), run.report_inputs()
+    again = tmp_path / "again"
+    commands = [
+        ["summarize", *_options(inputs), "--output", again / "s.csv", "--figure", again / "arc_easy.svg"],
+        ["report", *_options(page_inputs), "--output", again / "summary.html"],
+    ]
+    program = (
+        "import sys, json; from llama_nas.cli import main\n"
+        "codes = [main(command) for command in json.loads(sys.argv[1])]\n"
+        "assert codes == [0, 0] and not {'torch', 'seaborn'} & set(sys.modules), codes"
+    )
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nfont.size: 30\n")  # the user's own taste has no say
+    environment = os.environ | {"PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path), "LC_ALL": "C"}
+    text_commands = json.dumps([[str(word) for word in command] for command in commands])
+    subprocess.run([sys.executable, "-c", program, text_commands], check=True, env=environment)
+    for name, original in (
+        ("s.csv", "summary/arc_easy.csv"),
+        ("arc_easy.svg", "figures/arc_easy_front.svg"),
+        ("summary.html", "summary.html"),
+    ):
+        assert (again / name).read_bytes() == (run.results / original).read_bytes()
+
+
+def _options(values: dict) -> list:
+    words: list = []
+    for key, value in values.items():
+        words += [f"--{key}", *(value if isinstance(value, list | tuple) else [value])]
+    return words
+
+
+def test_bad_inputs_are_named(run, capsys):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    inputs = run.summarize_inputs("arc_easy")
+    outputs = {"output": run.results / "s.csv", "figure": run.results / "f.svg"}
+    without_full = [path for path in inputs["benchmarks"] if path.stem != FULL]
+    with pytest.raises(UserError, match=f"arc_easy/fp16/{FULL}.json is needed"):
+        summarize_task(**outputs, **inputs | {"benchmarks": without_full})
+    with pytest.raises(UserError, match="8 pairs of model and precision"):
+        summarize_task(**outputs, **inputs | {"benchmarks": [*inputs["benchmarks"], inputs["benchmarks"][0]]})
+
+    other = run.results / f"benchmarks/arc_easy/fp16/{SMALL}.json"
+    record = json.loads(other.read_text())
+    other.write_text(json.dumps(record | {"items": 100}))
+    with pytest.raises(UserError, match=r"100 items, but the compiled task has 500"):
+        run.summarize("arc_easy")
+    other.write_text(json.dumps(record | {"metrics": {"acc_norm": 0.5}}))
+    with pytest.raises(UserError, match="metrics has no 'acc'; it has acc_norm"):
+        run.summarize("arc_easy")
+    other.write_text(json.dumps(record))
+    assert not outputs["output"].exists() and not outputs["figure"].exists()
+
+    run.add_task("winogrande", scores(0.60, 0.70, 0.58, 0.40))
+    run.report()
+    pages = run.report_inputs()
+    with pytest.raises(UserError, match="is about task 'arc_easy'"):
+        write_report(run.results / "p.html", **pages | {"figures": pages["figures"][::-1]})
+    with pytest.raises(UserError, match="got 2, 2 and 1"):
+        write_report(run.results / "p.html", **pages | {"agreements": pages["agreements"][:1]})
+    words = [str(word) for word in _options(pages | {"supernet": run.results / "base"})]
+    assert main(["report", *words, "--output", str(run.results / "p.html")]) == 2
+    assert re.fullmatch(r"llama-nas report: error: .*training\.csv: not found\n", capsys.readouterr().err)
