@@ -44,6 +44,15 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         raise
 
 
+def _share(path: Path) -> None:
+    """Give files the user's usual mode: safetensors writes them readable by the owner alone, useless on a cluster."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and file.stat().st_nlink == 1:  # not a hard link to somebody's model
+            file.chmod(0o666 & ~umask)
+
+
 @contextlib.contextmanager
 def atomic_folder(target: str | Path) -> Iterator[Path]:
     """`atomic_path` for a folder that already exists while it is filled."""

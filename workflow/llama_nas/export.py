@@ -23,7 +23,15 @@ from llama_nas import __version__
 from llama_nas.artifacts import atomic_folder, file_digest, read_json, write_json
 from llama_nas.elastic import subnet_state_dict
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import MODELING_FILE, SIDE_FILES, SUBNET_FILE, WEIGHTS_INDEX, copy_files, weight_files
+from llama_nas.hf_folder import (
+    MODELING_FILE,
+    SIDE_FILES,
+    SUBNET_FILE,
+    WEIGHTS_INDEX,
+    check_base,
+    copy_files,
+    weight_files,
+)
 from llama_nas.progress import track
 from llama_nas.space import PRECISIONS, ModelShape, SearchSpace, Subnet, format_bytes
 
@@ -51,7 +59,7 @@ def export_subnet(output: Path, supernet: Path, widths: Sequence[int], subnet_id
     widths: the space's width list, full width first. The folder also says in `subnet.json` which network it is.
     Raises UserError for an id that does not fit the model or weights that do not fit their config.
     """
-    shape = ModelShape.from_folder(supernet)
+    shape = check_base(supernet)
     space = SearchSpace.for_model(shape, [shape.num_hidden_layers], widths)
     subnet = space.parse(subnet_id)
     config = subnet_config(read_json(supernet / "config.json"), subnet)
@@ -75,11 +83,6 @@ def export_subnet(output: Path, supernet: Path, widths: Sequence[int], subnet_id
 
 def subnet_config(config: dict, subnet: Subnet) -> dict:
     """The `config.json` of a sub-network, from that of its super-network."""
-    for key in ("per_layer_config", "quantization_config"):
-        if key in config:
-            raise UserError(f"config.json: has '{key}': not a super-network, which is whole and unquantized")
-    if config.get("use_sliding_window") and not config.get("layer_types"):
-        raise UserError("config.json: use_sliding_window needs layer_types, one per layer")
     config = {key: value for key, value in config.items() if key not in ("_name_or_path", "auto_map")}
     config["num_hidden_layers"] = subnet.layers
     if config.get("layer_types"):
@@ -120,7 +123,7 @@ def _pieces(files: Sequence[Path], subnet: Subnet, tied: bool) -> Iterator[Piece
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                for source in file.keys():  # noqa: SIM118: not a dict
+                for source in file.keys():  # noqa: SIM118  (not a dict)
                     if source.endswith("rotary_emb.inv_freq") or (tied and source == "lm_head.weight"):
                         continue  # old checkpoints store these though the model computes or shares them
                     stored = file.get_slice(source)

@@ -55,6 +55,19 @@ def copy_files(source: Path, target: Path, patterns: Iterable[str]) -> None:
         shutil.copyfile(path, target / path.name)
 
 
+def check_base(folder: Path) -> ModelShape:
+    """The shape of a model that can become a super-network; raises UserError for a mixed, quantized or unknown one."""
+    shape = ModelShape.from_folder(folder)
+    path = folder / "config.json"
+    config = read_json(path)
+    for key in ("per_layer_config", "quantization_config"):
+        if key in config:
+            raise UserError(f"{path}: has '{key}', but a base or super-network is of one width and unquantized")
+    if config.get("use_sliding_window") and not config.get("layer_types"):
+        raise UserError(f"{path}: use_sliding_window needs layer_types, the kind of attention of each layer")
+    return shape
+
+
 def network_of(config: dict) -> Subnet:
     """The network that a config.json describes, seen as one with all its layers kept."""
     overrides = {int(layer): values for layer, values in config.get("per_layer_config", {}).items()}
@@ -64,7 +77,7 @@ def network_of(config: dict) -> Subnet:
     )
 
 
-def load_model(folder: Path, precision: str, device: str = "cpu", quantization: Any = None):
+def load_model(folder: Path, precision: str, device: str = "cpu", quantization: Any = None) -> Any:
     """Load a plain, exported or quantized folder in eval mode, by our own copy of the modelling code.
 
     precision: fp32, bf16 or fp16, or int8 for a folder written by `llama-nas quantize`. quantization: a transformers

@@ -17,8 +17,8 @@ class _MixedWidths:
     def __init__(self, config):
         layer_configs = list(config.per_layer_config)
         config.per_layer_config = None  # the stock constructors read one width, the global one
-        super().__init__(config)
-        for layer, layer_config in zip(self.model.layers, layer_configs, strict=True):
+        super().__init__(config)  # type: ignore[call-arg]
+        for layer, layer_config in zip(self.model.layers, layer_configs, strict=True):  # type: ignore[attr-defined]
             layer.mlp = type(layer.mlp)(layer_config)
         config.per_layer_config = {i: {"intermediate_size": c.intermediate_size} for i, c in enumerate(layer_configs)}
 

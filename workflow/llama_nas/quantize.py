@@ -1,4 +1,4 @@
-"""LLM.int8 (bitsandbytes) of a model folder: decoder linears INT8, embedding, head and norms FP16 (paper section 4.2)."""
+"""LLM.int8 (bitsandbytes) of a model folder: decoder linears INT8, embedding, head and norms FP16."""
 
 from __future__ import annotations
 

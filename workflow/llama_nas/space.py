@@ -26,8 +26,14 @@ GB = 10**9
 
 BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
 PRECISIONS = (*BYTES_PER_WEIGHT, "int8")
-# Qwen2 always has biases on q, k and v, whatever its config says; Qwen3 normalises every query and key head.
-SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+# What transformers takes for a key that config.json leaves out, where it is not the value derived from the others.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
+SUPPORTED_MODEL_TYPES = tuple(DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class ModelShape:
             raise UserError(
                 f"config.json: model_type '{model_type}' is not supported; known: {', '.join(SUPPORTED_MODEL_TYPES)}"
             )
+        config = {**DEFAULTS[model_type], **config}
         heads = config["num_attention_heads"]
         return cls(
             model_type=model_type,
@@ -106,22 +113,28 @@ class ModelShape:
             raise UserError(f"{path}: key {error} is missing") from None
 
     def _linears(self, width: int) -> list[tuple[int, int, int]]:
-        """(rows, columns, bias entries) of the seven linear maps of a decoder layer with this MLP width."""
+        """(rows, columns, bias entries) of the seven linear maps of a decoder layer with this MLP width.
+
+        Mistral has no bias and Qwen2 biases on q, k and v alone, whatever their configs say; Llama and Qwen3 read
+        `attention_bias`, and Llama alone `mlp_bias`.
+        """
         queries = self.num_attention_heads * self.head_dim
         keys = self.num_key_value_heads * self.head_dim
-        qkv_bias = self.attention_bias or self.model_type == "qwen2"
-        out_bias = self.attention_bias and self.model_type == "llama"
+        out_bias = self.attention_bias and self.model_type in ("llama", "qwen3")
+        qkv_bias = out_bias or self.model_type == "qwen2"
+        mlp_bias = self.mlp_bias and self.model_type == "llama"
         return [
             (queries, self.hidden_size, queries * qkv_bias),
             (keys, self.hidden_size, keys * qkv_bias),
             (keys, self.hidden_size, keys * qkv_bias),
             (self.hidden_size, queries, self.hidden_size * out_bias),
-            (width, self.hidden_size, width * self.mlp_bias),
-            (width, self.hidden_size, width * self.mlp_bias),
-            (self.hidden_size, width, self.hidden_size * self.mlp_bias),
+            (width, self.hidden_size, width * mlp_bias),
+            (width, self.hidden_size, width * mlp_bias),
+            (self.hidden_size, width, self.hidden_size * mlp_bias),
         ]
 
     def _norms_per_layer(self) -> int:
+        """Two RMSNorms; Qwen3 also normalises query and key heads."""
         return 2 * self.hidden_size + (2 * self.head_dim if self.model_type == "qwen3" else 0)
 
     def parameters(self, subnet: Subnet) -> int:

@@ -48,7 +48,6 @@ rule quantize:
     resources:
         mem_mb=memory(4000),
         runtime=60,
-        gpu=GPU,
     params:
         code=code_digest("quantize"),
     shell:

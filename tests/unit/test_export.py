@@ -1,0 +1,310 @@
+"""Exports load in a fresh process without this package and compute what the super-network computes."""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_cases import IDS, WIDTHS, finish_probe, offline, probe, start_probe, write_supernet, zero_padded
+from load_probe import TOKENS
+from safetensors.torch import load_file, save_file
+
+from llama_nas import export
+from llama_nas.artifacts import file_digest, folder_digest
+from llama_nas.elastic import active, load_elastic
+from llama_nas.errors import UserError
+from llama_nas.export import export_subnet
+from llama_nas.hf_folder import load_model
+from llama_nas.space import ModelShape, parse_id
+
+FAMILIES = {
+    "llama": {},
+    "llama-tied": {"tie_word_embeddings": True},
+    "llama-biases": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 4},
+    "qwen3": {"tie_word_embeddings": True},
+}
+CASES = (
+    [("llama", kind) for kind in IDS]
+    + [("llama-tied", "depth-only")]
+    + [(f, "mixed") for f in FAMILIES if f != "llama"]
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Every case exported, and what one fresh process found in all of them."""
+    root = tmp_path_factory.mktemp("export")
+    for family, config in FAMILIES.items():
+        shard = "40KB" if family == "llama" else "5GB"
+        write_supernet(root / "super" / family, family.split("-")[0], shard, **config)
+    folders = []
+    for family, kind in CASES:
+        folders.append(root / family / IDS[kind])
+        export_subnet(folders[-1], supernet=root / "super" / family, widths=WIDTHS, subnet_id=IDS[kind])
+    return root, dict(zip(CASES, probe(root, folders), strict=True))
+
+
+def case(world, family, kind):
+    root, found = world
+    supernet = root / "super" / family
+    subnet = parse_id(IDS[kind], 6, WIDTHS)
+    return supernet, root / family / IDS[kind], subnet, found[family, kind]
+
+
+def relative_error(left, right) -> float:
+    return float(np.abs(left - right).max() / np.abs(right).max())
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_logits_equal_the_active_subnet_of_the_supernet(world, family, kind):
+    supernet, _, subnet, found = case(world, family, kind)
+    model = load_elastic(supernet)
+    with active(model, subnet), torch.inference_mode():
+        wanted = model(TOKENS).logits.numpy()
+    assert np.abs(wanted).max() > 1
+    assert relative_error(found["logits"], wanted) < 1e-5
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_logits_equal_a_zero_padded_stock_model(world, family, kind):
+    supernet, _, subnet, found = case(world, family, kind)
+    with torch.inference_mode():
+        wanted = zero_padded(supernet, subnet)(TOKENS).logits.numpy()
+    assert relative_error(found["logits"], wanted) < 1e-5
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_generation_with_and_without_cache_agrees(world, family, kind):
+    found = case(world, family, kind)[3]
+    assert found["cache_True"].tolist() == found["cache_False"].tolist()
+    assert found["cache_True"].shape == (1, 22)
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_size_is_the_spaces_arithmetic(world, family, kind):
+    supernet, folder, subnet, found = case(world, family, kind)
+    shape = ModelShape.from_folder(supernet)
+    assert found["parameters"] == shape.parameters(subnet)
+    assert tuple(found["widths"]) == subnet.kept_widths
+    stored = load_file(folder / "model.safetensors")
+    assert sum(tensor.nbytes for tensor in stored.values()) == shape.size_bytes(subnet, "fp32")
+    record = json.loads((folder / "subnet.json").read_text())
+    assert record["parameters"] == found["parameters"]
+    assert record["size_bytes"] == {p: shape.size_bytes(subnet, p) for p in ("fp32", "bf16", "fp16", "int8")}
+    assert (record["subnet_id"], tuple(record["kept_layers"])) == (IDS[kind], subnet.kept)
+    assert record["supernet_sha256"] == {p.name: file_digest(p) for p in supernet.glob("*.safetensors")}
+
+
+def test_only_mixed_widths_need_our_code(world):
+    for family, kind in CASES:
+        _, folder, _, found = case(world, family, kind)
+        mixed = kind == "mixed"
+        config = json.loads((folder / "config.json").read_text())
+        assert mixed == ("auto_map" in config) == (folder / "modeling_subnet.py").exists() == ("stock" in found)
+        assert found["module"].startswith("transformers_modules." if mixed else "transformers.models.")
+        if mixed:  # never silently the wrong network
+            assert found["stock"] == "AmbiguousGlobalPerLayerAttributeError"
+
+
+def test_our_loader_runs_no_code_of_the_folder_and_equals_the_fresh_process(world):
+    for family in FAMILIES:
+        _, folder, _, found = case(world, family, "mixed")
+        model = load_model(folder, "fp32")
+        assert type(model).__module__ == "llama_nas.modeling_subnet"
+        with torch.inference_mode():
+            assert np.array_equal(model(TOKENS).logits.numpy(), found["logits"])
+
+
+def test_attention_implementation_can_be_changed_after_loading(world):
+    model = load_model(case(world, "llama", "mixed")[1], "fp32")
+    with torch.inference_mode():
+        before = model(TOKENS).logits.numpy()
+        model.set_attn_implementation("eager")
+        assert {layer.self_attn.config._attn_implementation for layer in model.model.layers} == {"eager"}
+        assert relative_error(model(TOKENS).logits.numpy(), before) < 1e-5
+
+
+def test_a_saved_copy_of_a_mixed_export_is_the_same_network(world, tmp_path):
+    model = load_model(case(world, "llama", "mixed")[1], "fp32")
+    model.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path, "fp32")(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_same_inputs_same_bytes_and_tokenizer_travels(world, tmp_path):
+    supernet, folder, _, _ = case(world, "llama", "mixed")
+    (tmp_path / "again").mkdir()  # an older result is replaced
+    (tmp_path / "again" / "stale.txt").touch()
+    export_subnet(tmp_path / "again", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    assert folder_digest(tmp_path / "again") == folder_digest(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (folder / name).read_bytes() == (supernet / name).read_bytes()
+
+
+def test_stored_dtype_is_kept_and_large_exports_are_sharded(tmp_path, monkeypatch):
+    supernet = write_supernet(tmp_path / "super", shard="40KB", dtype=torch.bfloat16)
+    export_subnet(tmp_path / "one", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    monkeypatch.setattr(export, "SHARD_BYTES", 50_000)
+    export_subnet(tmp_path / "many", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    one = load_file(tmp_path / "one/model.safetensors")
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    assert len(files) > 2 and max(path.stat().st_size for path in files) < 55_000
+    many = {name: tensor for path in files for name, tensor in load_file(path).items()}
+    assert {tensor.dtype for tensor in one.values()} == {torch.bfloat16}
+    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+    with torch.inference_mode():
+        logits = [load_model(tmp_path / name, "bf16")(TOKENS).logits for name in ("one", "many")]
+    assert torch.equal(*logits)
+
+
+def test_what_old_checkpoints_store_needlessly_is_dropped(tmp_path):
+    supernet = write_supernet(tmp_path / "super", tie_word_embeddings=True)
+    export_subnet(tmp_path / "clean", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    weights = load_file(supernet / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, supernet / "model.safetensors", metadata={"format": "pt"})
+    export_subnet(tmp_path / "old", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    assert file_digest(tmp_path / "old/model.safetensors") == file_digest(tmp_path / "clean/model.safetensors")
+
+
+def test_remote_code_of_exports_loaded_at_once_does_not_collide(tmp_path):
+    """Two 12-layer exports in two processes at once and both in each, also where the folders have one name."""
+    supernet = write_supernet(tmp_path / "super", num_hidden_layers=12)
+    ids = ["0101x0x01110", "1x0000212x01"]
+    folders = [tmp_path / subnet_id / name for subnet_id in ids for name in (subnet_id, "int8")]
+    for folder in folders:
+        export_subnet(folder, supernet=supernet, widths=WIDTHS, subnet_id=folder.parent.name)
+    orders = {"forth": folders, "back": folders[::-1]}
+    processes = {name: start_probe(tmp_path, name, order) for name, order in orders.items()}
+    forth, back = (finish_probe(process, tmp_path, name) for name, process in processes.items())
+    for folder, one, other in zip(folders, forth, back[::-1], strict=True):
+        assert tuple(one["widths"]) == parse_id(folder.parent.name, 12, WIDTHS).kept_widths
+        assert np.array_equal(one["logits"], other["logits"])
+
+
+LM_EVAL = """
+import sys
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+lm = HFLM(pretrained=sys.argv[1], trust_remote_code=True, dtype="float32", device="cpu", batch_size=2)
+requests = [("5 6 7", " 8 9"), ("5 6", " 30 31 32"), ("1", " 2")]
+instances = [Instance("loglikelihood", {}, arguments, i) for i, arguments in enumerate(requests)]
+print(*(value for value, _ in lm.loglikelihood(instances)), type(lm.model).__name__)
+"""
+
+
+def test_stock_lm_eval_runs_a_mixed_export(world):
+    supernet, folder, subnet, _ = case(world, "llama", "mixed")
+    result = subprocess.run(
+        [sys.executable, "-c", LM_EVAL, folder], cwd=world[0], env=offline(world[0]), capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    *values, name = result.stdout.split()[-4:]
+    assert name == "LlamaSubnetForCausalLM"
+    model = load_elastic(supernet)
+    for value, (context, continuation) in zip(
+        map(float, values), [("5 6 7", "8 9"), ("5 6", "30 31 32"), ("1", "2")], strict=True
+    ):
+        tokens = torch.tensor([[int(word) + 3 for word in f"{context} {continuation}".split()]])
+        with active(model, subnet), torch.inference_mode():
+            logprobs = model(tokens).logits.log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None])
+        assert value == pytest.approx(logprobs[-len(continuation.split()) :].sum().item(), rel=1e-5)
+
+
+def test_the_real_small_llama_at_full_size_is_itself(hub, tmp_path):
+    source = hub / "karpathy/stories260K"
+    export_subnet(tmp_path / "00000", supernet=source, widths=[172, 86], subnet_id="00000")
+    stored, original = load_file(tmp_path / "00000/model.safetensors"), load_file(source / "model.safetensors")
+    assert stored.keys() == original.keys()
+    assert all(torch.equal(stored[name], original[name]) for name in stored)
+    export_subnet(tmp_path / "01x10", supernet=source, widths=[172, 86], subnet_id="01x10")
+    elastic, subnet = load_elastic(source), parse_id("01x10", 5, [172, 86])
+    with active(elastic, subnet), torch.inference_mode():
+        wanted = elastic(TOKENS).logits
+        torch.testing.assert_close(load_model(tmp_path / "01x10", "fp32")(TOKENS).logits, wanted, rtol=1e-5, atol=1e-4)
+
+
+def broken(supernet: Path, target: Path, breakage: str) -> Path:
+    shutil.copytree(supernet, target)
+    weights = target / "model.safetensors"
+    config = json.loads((target / "config.json").read_text())
+    tensors = load_file(weights)
+    if breakage == "truncated":
+        os.truncate(weights, weights.stat().st_size - 10)
+    elif breakage == "none":
+        weights.unlink()
+    elif breakage == "shard":
+        (target / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+        )
+        weights.unlink()
+    elif breakage == "lacking":
+        del tensors["model.layers.0.mlp.up_proj.weight"]
+        save_file(tensors, weights)
+    elif breakage == "int8":
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
+        save_file(tensors, weights)
+    else:
+        config[breakage] = {"use_sliding_window": True}.get(breakage, {})
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("breakage", "message"),
+    [
+        ("truncated", "not a complete safetensors file"),
+        ("none", "only safetensors"),
+        ("shard", "model-00001-of-00001.safetensors: not found"),
+        ("lacking", "parameters where config.json means"),
+        ("int8", "lm_head.weight is stored as I8"),
+        ("per_layer_config", "of one width"),
+        ("use_sliding_window", "needs layer_types"),
+        ("quantization_config", "unquantized"),
+    ],
+)
+def test_a_broken_supernet_is_refused_in_one_line_and_nothing_is_left(tmp_path, breakage, message):
+    supernet = broken(write_supernet(tmp_path / "super"), tmp_path / "broken", breakage)
+    with pytest.raises(UserError, match=message) as error:
+        export_subnet(tmp_path / "out" / "id", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("widths", "subnet_id", "message"),
+    [
+        (WIDTHS, "00000", "expected 6 characters"),
+        (WIDTHS, "xxxxxx", "every layer"),
+        ([64, 48], "000000", "space.widths"),
+    ],
+)
+def test_an_id_that_does_not_fit_is_refused(tmp_path, widths, subnet_id, message):
+    supernet = write_supernet(tmp_path / "super")
+    with pytest.raises(UserError, match=message):
+        export_subnet(tmp_path / "out", supernet=supernet, widths=widths, subnet_id=subnet_id)
+
+
+def test_weights_that_are_not_those_of_the_config_do_not_load(world, tmp_path):
+    shutil.copytree(case(world, "llama", "depth-only")[1], tmp_path / "copy")
+    weights = load_file(tmp_path / "copy/model.safetensors")
+    del weights["model.norm.weight"]  # stock loading would make one up, with a warning
+    save_file(weights, tmp_path / "copy/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.norm\.weight"):
+        load_model(tmp_path / "copy", "fp32")
+
+
+def test_file_sizes_are_tensors_plus_header(world):
+    supernet, folder, subnet, _ = case(world, "llama", "mixed")
+    path = folder / "model.safetensors"
+    header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+    assert path.stat().st_size - header == ModelShape.from_folder(supernet).size_bytes(subnet, "fp32")
