@@ -31,7 +31,7 @@ def subnet_ids(space: SearchSpace, genotypes: np.ndarray) -> list[str]:
     """The id of each network, as `SearchSpace.id` writes it."""
     codes = np.array(list(WIDTH_CODES))[genotypes[:, 1:]]
     codes[~active_genes(space, genotypes)[:, 1:]] = DROPPED
-    return ["".join(row) for row in codes]
+    return codes.view(f"U{space.num_layers}")[:, 0].tolist()  # one string of num_layers characters per row
 
 
 def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:

@@ -20,6 +20,7 @@ from llama_nas.progress import track
 from llama_nas.search.encoding import canonical
 from llama_nas.space import SearchSpace
 
+MATINGS = 10  # tries per generation to fill up with new networks; pymoo's 100 take minutes in a nearly used-up space
 Objectives = Callable[[np.ndarray], np.ndarray]  # genotypes [n, g] -> minimised objectives [n, 2]
 
 
@@ -64,6 +65,26 @@ class _GenotypeProblem(Problem):
         out["F"] = self._objectives(X)
 
 
+# pymoo's operators on integers: without vtype=float the children would be cut off to integers before they are rounded.
+ROUNDED = {"vtype": float, "repair": RoundingRepair()}
+
+
+def crossover(operators: Operators) -> SBX:
+    """Simulated binary crossover, rounded; a mating crosses with the given probability, each gene with pymoo's 0.5."""
+    return SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **ROUNDED)
+
+
+def mutation(operators: Operators, variant: str) -> Mutation:
+    """strict: polynomial mutation, rounded; default: discrete reset, which uses none of the settings.
+
+    The paper's probability 0.02 is read as pymoo 0.6 and DyNAS-T's last release read it: per individual, and each
+    gene of a mutated individual takes part with chance 1 / genes.
+    """
+    if variant == "strict":
+        return PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **ROUNDED)
+    return DiscreteReset()
+
+
 def nsga2(
     space: SearchSpace,
     objectives: Objectives,
@@ -76,28 +97,22 @@ def nsga2(
 ) -> list[Generation]:
     """Run NSGA-II from the genotypes `start`, [<= population, g]; every generation, the start included.
 
-    Crossover (both variants): SBX on the integers as floats, rounded; `crossover_probability` is per mating and each
-    gene takes part with pymoo's chance 0.5. Mutation:
-    strict: polynomial, rounded; `mutation_probability` is per individual and each gene takes part with pymoo's chance
-    1 / genes (pymoo 0.6 reading of the paper's 0.02). Repeats are dropped by genotype.
-    default: discrete reset with chance 1 / genes per gene, the mutation settings are not used. Repeats are dropped by
-    network.
+    Repeats are dropped by genotype in the variant `strict`, by network in `default`.
     It ends early when no mating gives a new individual, as in a space that is used up.
     """
-    # vtype=float: without it pymoo stores the children in the parents' integer type, cut off before they are rounded.
-    rounded = {"vtype": float, "repair": RoundingRepair()}
-    strict = variant == "strict"
+    if variant == "strict":
+        repeats = DefaultDuplicateElimination()
+    else:
+        repeats = DefaultDuplicateElimination(func=lambda individuals: canonical(space, individuals.get("X")))
     algorithm = NSGA2(
         pop_size=population,
         sampling=start,
-        crossover=SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **rounded),
-        mutation=PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **rounded)
-        if strict
-        else DiscreteReset(),
-        eliminate_duplicates=True
-        if strict
-        else DefaultDuplicateElimination(func=lambda individuals: canonical(space, individuals.get("X"))),
+        crossover=crossover(operators),
+        mutation=mutation(operators, variant),
+        eliminate_duplicates=repeats,
     )
+    if variant == "default":
+        algorithm.mating.n_max_iterations = MATINGS
     algorithm.setup(_GenotypeProblem(space, objectives), termination=("n_gen", generations), seed=seed)
     history = []
     for _ in track(range(generations), generations, "NSGA-II generations"):

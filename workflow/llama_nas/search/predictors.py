@@ -1,6 +1,6 @@
 """Predictors of a task's metric from one-hot networks: ridge, RBF-SVR, LightGBM, set for 50 to 250 rows.
 
-Two variants (shared words: README). `strict` is DyNAS-T's `dynamic_predictor.py`: the better of ridge and RBF-SVR by
+`strict` is DyNAS-T's `dynamic_predictor.py`: the better of ridge and RBF-SVR by
 5-fold mean absolute percentage error, folds unshuffled. `default` takes the best Kendall tau of shuffled folds,
 because NSGA-II only ranks networks. The paper does not name its predictor; DyNAS-T has no LightGBM.
 """
@@ -42,7 +42,7 @@ AUTO = {"strict": ("ridge", "svr"), "default": ("ridge", "svr", "lightgbm")}  # 
 
 @dataclass(frozen=True)
 class Quality:
-    """Out-of-sample quality; `kendall_tau` is None where no ranking exists (fewer than two rows, or all equal)."""
+    """Out-of-sample quality; `kendall_tau` is None where no ranking exists (all targets or all predictions equal)."""
 
     kendall_tau: float | None
     mae: float
@@ -124,7 +124,7 @@ def choose(
 ) -> tuple[Choice, list[Choice]]:
     """Cross-validate the configured kind, or for `auto` all kinds of the variant; returns the best, and all of them.
 
-    features: [n, columns]; targets: [n], n >= 2.
+    features: [n, columns]; targets: [n], n >= 3.
     """
     kinds = AUTO[variant] if predictor == "auto" else (predictor,)
     choices = [_tune(kind, variant, features, targets, seed) for kind in kinds]

@@ -48,6 +48,7 @@ def read_task(folder: Path) -> Task:
 
 
 def candidate_table(ids: Sequence[str], origins: Sequence[str], predicted: np.ndarray | None) -> pd.DataFrame:
+    """predicted: the metric the predictor expects of each, [n]; None before there is a predictor."""
     values = np.full(len(ids), np.nan) if predicted is None else predicted
     return pd.DataFrame({"candidate": range(len(ids)), "subnet_id": ids, "origin": origins, "predicted": values})
 
@@ -68,8 +69,7 @@ def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) 
     found: dict[int, Path] = {}
     shards: list[pd.DataFrame] = []
     for path in paths:
-        shard = read_table(path, ["candidate", "subnet_id", metric, "items"])
-        shard = shard.astype(dict.fromkeys(_metric_columns(shard), float))
+        shard = _typed(read_table(path, ["candidate", "subnet_id", metric, "items"]))
         for candidate, subnet_id in zip(shard["candidate"], shard["subnet_id"], strict=True):
             if expected.get(candidate) != subnet_id:
                 raise UserError(f"{path}: candidate {candidate} ({subnet_id}) is not one of this round's candidates")
@@ -92,7 +92,12 @@ def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) 
 
 
 def _metric_columns(table: pd.DataFrame) -> list[str]:
-    return [c for c in table.columns if c not in (*EVALUATION_COLUMNS, "items")]
+    return [column for column in table.columns if column not in (*EVALUATION_COLUMNS, "items")]
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Metrics as floats and items as integers also where a file has no rows, or only whole numbers."""
+    return table.astype({**dict.fromkeys(_metric_columns(table), float), "items": int})
 
 
 def evaluation_table(
@@ -119,5 +124,5 @@ def evaluation_table(
 
 
 def read_evaluations(path: Path, metric: str) -> pd.DataFrame:
-    evaluations = read_table(path, [*EVALUATION_COLUMNS, metric, "items"])
-    return evaluations.astype(dict.fromkeys(_metric_columns(evaluations), float))
+    """All real evaluations so far; written again, they are the same bytes."""
+    return _typed(read_table(path, [*EVALUATION_COLUMNS, metric, "items"]))

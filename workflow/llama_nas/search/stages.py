@@ -24,6 +24,7 @@ from llama_nas.space import ModelShape, SearchSpace
 
 log = logging.getLogger(__name__)
 
+MIN_ROWS = 3  # LightGBM wants two rows in every training fold
 LIBRARIES = ("numpy", "scikit-learn", "lightgbm", "pymoo")
 
 
@@ -92,8 +93,8 @@ def fit_predictor(
         if list(earlier.columns) != list(table.columns):
             raise UserError(f"{previous}: its columns differ from those of {shards[0]}")
         table = pd.concat([earlier, table], ignore_index=True) if len(table) else earlier
-    if len(table) < 2:
-        raise UserError(f"{candidates}: a predictor needs at least 2 evaluated networks, not {len(table)}")
+    if len(table) < MIN_ROWS:
+        raise UserError(f"{candidates}: a predictor needs at least {MIN_ROWS} evaluated networks, not {len(table)}")
     write_table(evaluations, table)
 
     stage_seed = derived_seed(seed, "fit", described.name, round_number)
@@ -159,8 +160,8 @@ def propose_candidates(
 ) -> None:
     """Run NSGA-II on round `round_number`'s predictor; write the next round's candidates.csv and generations.csv.
 
-    The crossover and mutation settings mean what `nsga.nsga2` says for each variant. candidates.csv may hold fewer
-    rows than `population`, even none, when the space is used up.
+    The crossover and mutation settings mean what `nsga.crossover` and `nsga.mutation` say. candidates.csv may hold
+    fewer rows than `population`, even none, when the space is used up.
     """
     from llama_nas.search import linas, nsga
 
