@@ -19,7 +19,11 @@ from llama_nas import cli
 from llama_nas.artifacts import derived_seed, file_digest, read_json, read_table
 from llama_nas.errors import UserError
 from llama_nas.pareto import hypervolume, non_dominated
-from llama_nas.search import encoding, linas, nsga, predictors, sampling, stages
+from llama_nas.search import encoding, linas, nsga, predictors, sampling
+from llama_nas.search.fit import fit_predictor
+from llama_nas.search.front import write_front
+from llama_nas.search.propose import propose_candidates
+from llama_nas.search.sample import sample_candidates
 from llama_nas.space import ModelShape, SearchSpace
 
 CONFIG = {
@@ -456,7 +460,7 @@ class Run:
         return self.folder / f"round_{round_number}" / name
 
     def sample(self) -> None:
-        stages.sample_candidates(
+        sample_candidates(
             self.path(1, "candidates.csv"),
             **self.space,
             task="toy",
@@ -480,7 +484,7 @@ class Run:
         return paths
 
     def fit(self, round_number: int, shards: list[Path]) -> None:
-        stages.fit_predictor(
+        fit_predictor(
             self.path(round_number, "predictor.json"),
             evaluations=self.path(round_number, "evaluations.csv"),
             **self.space,
@@ -496,7 +500,7 @@ class Run:
 
     def propose(self, round_number: int) -> None:
         """From the predictor of this round to the candidates of the next one."""
-        stages.propose_candidates(
+        propose_candidates(
             self.path(round_number + 1, "candidates.csv"),
             history=self.path(round_number + 1, "generations.csv"),
             **self.space,
@@ -516,7 +520,7 @@ class Run:
 
     def front(self, round_number: int) -> pd.DataFrame:
         output = self.folder / "front.csv"
-        stages.write_front(output, task=self.folder / "task", evaluations=self.path(round_number, "evaluations.csv"))
+        write_front(output, task=self.folder / "task", evaluations=self.path(round_number, "evaluations.csv"))
         return read_table(output)
 
     def all(self, rounds: int) -> pd.DataFrame:
@@ -671,7 +675,7 @@ def test_the_command_line_gives_the_same_bytes_under_any_hash_seed(tmp_path):
 
 def test_the_search_never_imports_torch():
     code = (
-        "import sys; from llama_nas.search import linas, nsga, predictors, sampling, stages;"
+        "import sys; from llama_nas.search import fit, front, linas, nsga, predictors, propose, sample, sampling;"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -223,7 +223,7 @@ def sample_arguments(parser: Parser) -> None:
 
 
 def sample(args: Arguments) -> None:
-    from llama_nas.search.stages import sample_candidates
+    from llama_nas.search.sample import sample_candidates
 
     sample_candidates(
         args.output,
@@ -289,7 +289,7 @@ def fit_arguments(parser: Parser) -> None:
 
 
 def fit(args: Arguments) -> None:
-    from llama_nas.search.stages import fit_predictor
+    from llama_nas.search.fit import fit_predictor
 
     fit_predictor(
         args.output,
@@ -330,7 +330,7 @@ def propose_arguments(parser: Parser) -> None:
 
 
 def propose(args: Arguments) -> None:
-    from llama_nas.search.stages import propose_candidates
+    from llama_nas.search.propose import propose_candidates
 
     propose_candidates(
         args.output,
@@ -362,7 +362,7 @@ def front_arguments(parser: Parser) -> None:
 
 
 def front(args: Arguments) -> None:
-    from llama_nas.search.stages import write_front
+    from llama_nas.search.front import write_front
 
     write_front(args.output, task=args.task, evaluations=args.evaluations)
 

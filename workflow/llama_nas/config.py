@@ -165,7 +165,9 @@ def _check_training(training: dict[str, Any]) -> Iterator[str]:
 
 def _check_search(search: dict[str, Any]) -> Iterator[str]:
     if search["evaluations"] % search["population"]:
-        yield f"search.evaluations: {search['evaluations']} is not a multiple of search.population {search['population']}"
+        yield (
+            f"search.evaluations: {search['evaluations']} is not a multiple of search.population {search['population']}"
+        )
     if search["shards"] > search["population"]:
         yield f"search.shards: {search['shards']} are more than search.population {search['population']}"
 
@@ -226,6 +228,6 @@ def _check_instructions(config: dict[str, Any]) -> Iterator[str]:
         yield "instructions: set exactly one of path and hub_id"
     if "path" in instructions and not Path(instructions["path"]).exists():
         yield f"instructions.path: '{instructions['path']}' does not exist"
-    if "hub_id" in instructions and "data_root" in config:
-        if not Path(config["data_root"], instructions["hub_id"]).is_dir():
-            yield f"instructions.hub_id: no folder '{instructions['hub_id']}' under data_root '{config['data_root']}'"
+    root, hub_id = config.get("data_root"), instructions.get("hub_id")
+    if root and hub_id and not Path(root, hub_id).is_dir():
+        yield f"instructions.hub_id: no folder '{hub_id}' under data_root '{root}'"

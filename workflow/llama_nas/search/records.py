@@ -39,6 +39,14 @@ class Task:
         return -values if self.higher_is_better else values
 
 
+def checked_space(
+    model: Path, depths: Sequence[int], widths: Sequence[int], depth_selection: str
+) -> tuple[ModelShape, SearchSpace]:
+    """The shape in `model`/config.json and the declared space on it; raises UserError if they do not fit."""
+    shape = ModelShape.from_folder(model)
+    return shape, SearchSpace.for_model(shape, depths, widths, depth_selection)
+
+
 def read_task(folder: Path) -> Task:
     description = read_json(folder / "task.json")
     try:
