@@ -150,3 +150,15 @@ def test_derived_seeds_depend_on_every_part_and_not_on_the_hash_seed():
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert int(printed.stdout) == seeds[0]
+
+
+def test_files_get_the_usual_mode(tmp_path):
+    """safetensors writes files that only their owner may read; colleagues and containers need them, too."""
+    umask = os.umask(0o022)
+    try:
+        with artifacts.atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "weights").write_bytes(b"")
+            (temporary / "weights").chmod(0o600)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "folder/weights").stat().st_mode & 0o777 == 0o644

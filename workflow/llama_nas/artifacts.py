@@ -29,6 +29,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary
+        _share(temporary)
         if target.is_dir() and temporary.is_dir():  # a folder cannot be replaced in one step: move the old one aside
             old = temporary.with_suffix(".old")
             os.replace(target, old)

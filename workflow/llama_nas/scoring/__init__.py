@@ -1,0 +1,1 @@
+"""Log-likelihoods and metrics of compiled tasks for many sub-networks of one super-network."""

@@ -1,0 +1,171 @@
+"""The stages of the scorer: evaluate a shard of candidates, and compare the scorer with stock lm-eval."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from llama_nas.artifacts import read_json, read_table, write_json, write_table
+from llama_nas.elastic import load_elastic
+from llama_nas.errors import UserError
+from llama_nas.scoring.metrics import choice_scores, compute_metrics
+from llama_nas.scoring.score import score
+from llama_nas.space import ModelShape, SearchSpace, parse_id
+from llama_nas.tasks.compiled import CHOICE_METRICS, CompiledTask
+
+log = logging.getLogger(__name__)
+
+# DESIGN: the search's scorer agrees with stock lm-eval in fp32 within these.
+PER_TOKEN = 1e-4  # nats per scored token
+RELATIVE = 1e-5  # of a request's log-likelihood; of 1 nat, where that is smaller
+NEAR_TIE = 2e-4  # between an item's two best choices
+FLIPPED_SHARE = 1e-3  # of all items, near ties only
+
+
+def evaluate_shard(
+    output: Path,
+    *,
+    supernet: Path,
+    task: Path,
+    candidates: Path,
+    shard: int,
+    shards: int,
+    depths: Sequence[int],
+    widths: Sequence[int],
+    depth_selection: str,
+    dtype: str,
+    device: str,
+    threads: int,
+    timings: Path,
+) -> None:
+    """Score shard `shard` of `shards` (1-based, adjacent rows) of candidates.csv.
+
+    Writes candidate, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does not
+    depend on the other rows or on the number of shards.
+    """
+    if not 1 <= shard <= shards:
+        raise UserError(f"--shard {shard}: must lie in 1..{shards}")
+    compiled = CompiledTask.load(task)
+    space = SearchSpace.for_model(ModelShape.from_folder(supernet), depths, widths, depth_selection)
+    table = read_table(candidates, ["candidate", "subnet_id"])
+    rows = table.iloc[(shard - 1) * len(table) // shards : shard * len(table) // shards]
+    subnets = [space.parse(subnet_id) for subnet_id in rows["subnet_id"]]
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    model = load_elastic(supernet, dtype, device)
+    loaded = time.perf_counter()
+    log_likelihoods = score(model, compiled, subnets)
+    seconds = time.perf_counter() - loaded
+    metrics = [compute_metrics(compiled, values) for values in log_likelihoods]
+
+    columns = [column for metric in compiled.metrics for column in (metric, f"{metric}_stderr")]
+    result = rows[["candidate", "subnet_id"]].reset_index(drop=True)
+    result = result.join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
+    tokens, distinct = (len(subnets) * compiled.info[key] for key in ("hflm_tokens", "distinct_tokens"))
+    write_json(
+        timings,
+        {
+            "task": compiled.name,
+            "networks": len(subnets),
+            "load_seconds": loaded - start,
+            "seconds": seconds,
+            "tokens": tokens,
+            "distinct_tokens": distinct,
+            "tokens_per_second": distinct / seconds,
+            "dtype": dtype,
+            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+            "threads": threads,
+            "host": platform.node(),
+        },
+    )
+    write_table(output, result)
+    log.info("%s: %d networks in %.1f s, %.0f tokens/s", compiled.name, len(subnets), seconds, distinct / seconds)
+
+
+def verify_against_benchmark(
+    output: Path,
+    *,
+    supernet: Path,
+    widths: Sequence[int],
+    subnet_id: str,
+    task: Path,
+    benchmark: Path,
+    dtype: str,
+    device: str,
+    threads: int,
+) -> None:
+    """Write how far the search's scorer and stock lm-eval differ on one network, and whether they `agree`.
+
+    benchmark: JSON of `llama-nas benchmark` of the exported network in precision `dtype`. In fp32 they agree if every
+    log-likelihood is within PER_TOKEN and RELATIVE, and choices differ only in near ties, on less than FLIPPED_SHARE of
+    the items. In half precision they agree if every item gets the same answer; all differences are listed.
+    """
+    compiled = CompiledTask.load(task)
+    result = read_json(benchmark)
+    _check_same(compiled, result, dtype, benchmark)
+    subnet = parse_id(subnet_id, ModelShape.from_folder(supernet).num_hidden_layers, widths)
+    torch.set_num_threads(threads)
+    ours = score(load_elastic(supernet, dtype, device), compiled, [subnet])[0]
+    theirs = np.array([value for item in result["loglikelihoods"] for value in item])
+    write_json(
+        output, {"task": compiled.name, "subnet_id": subnet_id, "dtype": dtype} | compare(compiled, ours, theirs, dtype)
+    )
+
+
+def _check_same(task: CompiledTask, result: dict[str, Any], dtype: str, path: Path) -> None:
+    lengths = [len(item) for item in result.get("loglikelihoods", [])]
+    if result.get("task") != task.name or lengths != np.diff(task.item_starts).tolist():
+        raise UserError(f"{path}: not a result of `llama-nas benchmark` on the same items of task '{task.name}'")
+    if result.get("precision") != dtype:
+        raise UserError(f"{path}: precision {result.get('precision')} is not the search's, {dtype}")
+
+
+def compare(task: CompiledTask, ours: np.ndarray, theirs: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The agreement record of two sets of log-likelihoods of one network, both [R]: ours and lm-eval's."""
+    difference = np.abs(ours - theirs)
+    per_token = float((difference / np.maximum(task.scored_tokens(), 1)).max())
+    relative = float((difference / np.maximum(np.abs(theirs), 1.0)).max())
+    flipped = _flipped_items(task, ours, theirs) if task.metric in CHOICE_METRICS else []
+    if dtype == "fp32":
+        near_ties = all(item["margin"] < NEAR_TIE for item in flipped)
+        same_answers = near_ties and len(flipped) < FLIPPED_SHARE * task.num_items
+        agrees = per_token <= PER_TOKEN and relative <= RELATIVE and same_answers
+    else:
+        agrees = not flipped
+    own, stock = compute_metrics(task, ours), compute_metrics(task, theirs)
+    return {
+        "agrees": agrees,
+        "metric": task.metric,
+        "search_scorer": own[task.metric],
+        "lm_eval": stock[task.metric],
+        "items": task.num_items,
+        "requests": task.num_requests,
+        "max_difference_per_token": per_token,
+        "max_relative_difference": relative,
+        "flipped_items": flipped,
+    }
+
+
+def _flipped_items(task: CompiledTask, ours: np.ndarray, theirs: np.ndarray) -> list[dict[str, Any]]:
+    """Items with different answers; margin: between lm-eval's two best choices, in the metric's own scores."""
+    own, stock = (choice_scores(task, task.metric, values) for values in (ours, theirs))
+    ordered = np.sort(stock, axis=1)
+    items = np.flatnonzero(own.argmax(axis=1) != stock.argmax(axis=1))
+    return [
+        {
+            "item": int(item),
+            "search_scorer": int(own[item].argmax()),
+            "lm_eval": int(stock[item].argmax()),
+            "margin": float(ordered[item, -1] - ordered[item, -2]),
+        }
+        for item in items
+    ]

@@ -1,0 +1,1 @@
+"""Benchmarks: lm-eval's own task objects, compiled once into what the scorer reads."""

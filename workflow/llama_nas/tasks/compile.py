@@ -1,0 +1,277 @@
+"""Compile a benchmark: lm-eval renders its requests, HFLM's own code tokenises them, a prefix trie packs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_nas.artifacts import file_digest
+from llama_nas.errors import UserError
+from llama_nas.space import ModelShape
+from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, Chunk, CompiledTask
+from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+
+    from llama_nas.tasks.encode import Scored
+
+log = logging.getLogger(__name__)
+
+
+def compile_task(
+    output: Path,
+    *,
+    task: str,
+    lm_eval_task: str,
+    data_root: Path | None,
+    num_fewshot: int | None,
+    limit: int | None,
+    subtasks: Sequence[str] | None,
+    metric: str,
+    model: Path,
+    chunk_tokens: int,
+    seed: int,
+) -> None:
+    """Write a compiled task (see `compiled.py`) to the folder `output`.
+
+    task: name in the config. lm_eval_task, data_root, subtasks: see `definitions.load_task`. num_fewshot: None for the
+    task's own. limit: the first items only, of each subtask, as lm-eval's own. metric: what the search optimises.
+    model: folder with tokenizer and config.json. chunk_tokens: most tokens of a chunk; a longer sequence gets a chunk
+    of its own. seed: not used, as every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
+    Raises UserError for an unknown task or metric, missing data, or a form of task that is not supported.
+    """
+    ModelShape.from_folder(model)
+    definition = load_task(lm_eval_task, data_root=data_root, subtasks=subtasks)
+    metrics, weight_by_size = _metrics(definition, metric)
+
+    from llama_nas.tasks.encode import RequestEncoder, fit_to_model, is_cut
+
+    leaves = leaf_tasks(definition)
+    for leaf in leaves:
+        set_fewshot(leaf, num_fewshot)
+        leaf.build_all_requests(limit=limit)
+    instances = [instance for leaf in leaves for instance in leaf.instances]
+    encoder = RequestEncoder(model)
+    encoded = encoder.encode(instances)
+    longest = encoder.max_length
+    sequences = [fit_to_model(i, pair, longest) for i, pairs in enumerate(encoded) for pair in pairs]
+    truncated = sum(any(is_cut(pair, longest) for pair in pairs) for pairs in encoded)
+    if truncated:
+        log.warning(
+            "%s: %d of %d requests have more tokens than the model's %d positions; cut from the left, as in lm-eval",
+            task,
+            truncated,
+            len(instances),
+            longest,
+        )
+    chunks = pack(sequences, chunk_tokens)
+    items = _items(leaves, metrics)
+    is_choice = metric in CHOICE_METRICS
+    choices = np.diff(items["item_starts"])
+    compiled = CompiledTask(
+        info={
+            "task": task,
+            "lm_eval_task": lm_eval_task,
+            "data_root": None if data_root is None else str(data_root),
+            "num_fewshot": _common([leaf.config.num_fewshot for leaf in leaves], lm_eval_task),
+            "limit": limit,
+            "subtasks": None
+            if subtasks is None
+            else [subtask_name(leaf.task_name, definition.name) for leaf in leaves],
+            "metric": metric,
+            "higher_is_better": bool(leaves[0].higher_is_better()[metric]),
+            "metrics": metrics,
+            "weight_by_size": weight_by_size,
+            "chance": float(np.mean(np.add.reduceat(items["correct"], items["item_starts"][:-1]) / choices))
+            if is_choice
+            else None,
+            "items": len(choices),
+            "requests": len(instances),
+            "truncated_requests": truncated,
+            "max_length": longest,
+            "longest_sequence": max(len(sequence.tokens) for sequence in sequences),
+            # HFLM computes equal sequences once (its `logits_cache`), and pads its batches with more.
+            "hflm_tokens": sum(len(tokens) for tokens in {sequence.tokens for sequence in sequences}),
+            "distinct_tokens": sum(len(chunk.tokens) for chunk in chunks),
+            "scored_tokens": sum(len(chunk.targets) for chunk in chunks),
+            "chunks": len(chunks),
+            "chunk_tokens": chunk_tokens,
+            "tasks": [{"name": leaf.task_name, "version": str(leaf.VERSION)} for leaf in leaves],
+            "version": str(getattr(definition, "version", leaves[0].VERSION)),
+            "lm_eval_version": _lm_eval_version(),
+            "tokenizer": tokenizer_digest(model),
+        },
+        **_concatenated(chunks),
+        **items,
+    )
+    compiled.save(output)
+    log.info(
+        "%s: %d items, %d requests, %d tokens in %d chunks (%.2f times fewer than HFLM computes)",
+        task,
+        compiled.num_items,
+        compiled.num_requests,
+        compiled.info["distinct_tokens"],
+        compiled.num_chunks,
+        compiled.info["hflm_tokens"] / compiled.info["distinct_tokens"],
+    )
+
+
+def pack(sequences: Iterable[Scored], chunk_tokens: int) -> list[Chunk]:
+    """Pack sequences into chunks of at most `chunk_tokens` distinct tokens; a longer sequence gets its own chunk.
+
+    In sorted order a sequence shares its longest prefix with the one before it, so a trie is built by looking back
+    once, and its tokens come in pre-order. A prefix that two chunks share is in both.
+    """
+    chunks: list[_Builder] = []
+    for sequence in sorted(sequences, key=lambda sequence: (sequence.tokens, sequence.request)):
+        if not chunks or not chunks[-1].has_room(sequence, chunk_tokens):
+            chunks.append(_Builder())
+        chunks[-1].add(sequence)
+    return [chunk.finished() for chunk in chunks]
+
+
+class _Builder:
+    """A chunk that grows by sequences in sorted order."""
+
+    def __init__(self) -> None:
+        self.path: list[int] = []  # tokens of the last sequence, as indices into this chunk
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.positions: list[int] = []
+        self.scored: list[tuple[int, int, int]] = []  # row, target, request
+
+    def _shared(self, sequence: Scored) -> int:
+        """Length of the prefix that is already in the chunk."""
+        for depth, (index, token) in enumerate(zip(self.path, sequence.tokens, strict=False)):
+            if self.tokens[index] != token:
+                return depth
+        return min(len(self.path), len(sequence.tokens))
+
+    def has_room(self, sequence: Scored, chunk_tokens: int) -> bool:
+        new = len(sequence.tokens) - self._shared(sequence)
+        return new == 0 or len(self.tokens) + new <= chunk_tokens
+
+    def add(self, sequence: Scored) -> None:
+        del self.path[self._shared(sequence) :]
+        for position in range(len(self.path), len(sequence.tokens)):
+            self.parents.append(self.path[-1] if self.path else -1)
+            self.path.append(len(self.tokens))
+            self.tokens.append(sequence.tokens[position])
+            self.positions.append(position)
+        rows = self.path[len(sequence.tokens) - len(sequence.targets) :]
+        self.scored += [(row, target, sequence.request) for row, target in zip(rows, sequence.targets, strict=True)]
+
+    def finished(self) -> Chunk:
+        arrays = (self.tokens, self.parents, self.positions, *zip(*self.scored, strict=True))
+        return Chunk(*(np.array(values, dtype=np.int32) for values in arrays))
+
+
+def _concatenated(chunks: list[Chunk]) -> dict[str, np.ndarray]:
+    names = ("tokens", "parents", "positions", "rows", "targets", "requests")
+    arrays = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names}
+    return arrays | {
+        "chunk_starts": _starts([len(chunk.tokens) for chunk in chunks]),
+        "score_starts": _starts([len(chunk.rows) for chunk in chunks]),
+    }
+
+
+def _starts(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _metrics(definition: Task | Group, wanted: str) -> tuple[list[str], dict[str, bool]]:
+    """The metrics that can be computed, the wanted one first; for a group, whether its tasks are weighted by size."""
+    leaves = leaf_tasks(definition)
+    kinds = {leaf.OUTPUT_TYPE for leaf in leaves}
+    supported = {"multiple_choice": CHOICE_METRICS, "loglikelihood_rolling": TEXT_METRICS}.get(kinds.pop(), ())
+    name = leaves[0].task_name
+    if kinds or not supported:
+        raise UserError(
+            f"lm_eval_task '{name}': only multiple choice and rolling log-likelihood tasks can be searched on"
+        )
+    if supported is CHOICE_METRICS and any(leaf.config.process_results or leaf.config.filter_list for leaf in leaves):
+        raise UserError(f"lm_eval_task '{name}': scores its choices by code of its own, which is not supported")
+    weight_by_size = {
+        config.metric: config.weight_by_size for config in getattr(definition, "aggregate_metric_list", None) or []
+    }
+    metrics = [m for m in supported if all(m in leaf.aggregation() for leaf in leaves)]
+    if weight_by_size:
+        metrics = [m for m in metrics if m in weight_by_size]
+    if wanted not in metrics:
+        raise UserError(f"metric '{wanted}' is not one of {', '.join(metrics) or 'any supported metric'} of '{name}'")
+    metrics.sort(key=lambda m: m != wanted)
+    return metrics, {m: weight_by_size[m] for m in metrics if m in weight_by_size}
+
+
+def _items(leaves: list[Task], metrics: list[str]) -> dict[str, np.ndarray]:
+    """Everything of `CompiledTask` that is about items."""
+    lengths, subtasks, weights = [], [], []
+    correct: list[bool] = []
+    choices: list[str] = []
+    for subtask, leaf in enumerate(leaves):
+        for _, group in groupby(leaf.instances, key=lambda instance: instance.doc_id):
+            requests = list(group)
+            doc = requests[0].doc
+            lengths.append(len(requests))
+            subtasks.append(subtask)
+            if leaf.OUTPUT_TYPE == "multiple_choice":
+                item_choices = leaf.doc_to_choice(doc)
+                if len(item_choices) != len(requests):
+                    raise UserError(f"lm_eval_task '{leaf.task_name}': asks more than one request per choice")
+                right = _right_choices(leaf, doc, item_choices)
+                choices += item_choices
+                correct += [i in right for i in range(len(item_choices))]
+                weights.append([0] * len(metrics))
+            else:
+                choices.append("")
+                correct.append(False)
+                weights.append(_text_weights(leaf, doc, metrics))
+    return {
+        "item_starts": _starts(lengths),
+        "subtasks": np.array(subtasks, dtype=np.int32),
+        "correct": np.array(correct, dtype=np.uint8),
+        "characters": np.array([len(choice) for choice in choices], dtype=np.int32),
+        "utf8_bytes": np.array([len(choice.encode()) for choice in choices], dtype=np.int32),
+        "weights": np.array(weights, dtype=np.int64),
+    }
+
+
+def _right_choices(leaf: Task, doc: dict[str, Any], choices: list[str]) -> list[int]:
+    """Indices of the right choices; the rules of `ConfigurableTask.process_results`."""
+    gold = leaf.doc_to_text(doc) if leaf.multiple_input else leaf.doc_to_target(doc)
+    if isinstance(gold, str):
+        gold = choices.index(gold) if gold in choices else -1
+    return list(gold) if isinstance(gold, list) else [gold]
+
+
+def _text_weights(leaf: Task, doc: dict[str, Any], metrics: list[str]) -> list[int]:
+    """Words or bytes of a text, as the task itself counts them for each metric."""
+    scores = leaf.process_results(doc, (0.0,))
+    return [scores[metric][1] for metric in metrics]
+
+
+def _common(values: list[Any], name: str) -> Any:
+    if len(set(values)) > 1:
+        raise UserError(f"lm_eval_task '{name}': its tasks have different numbers of shots ({sorted(set(values))})")
+    return values[0]
+
+
+def _lm_eval_version() -> str:
+    from importlib.metadata import version
+
+    return version("lm_eval")
+
+
+def tokenizer_digest(model: Path) -> str:
+    """sha256 of the tokenizer's main file; raises UserError if there is none."""
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (model / name).is_file():
+            return file_digest(model / name)
+    raise UserError(f"{model}: neither tokenizer.json nor tokenizer.model found")

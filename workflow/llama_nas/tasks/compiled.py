@@ -1,0 +1,133 @@
+"""The compiled-task format: a benchmark's requests as token tries, and what turns log-likelihoods into its metrics.
+
+A *request* asks for the log-likelihood of a continuation: one choice of a question, or one text. Its tokens lie in
+one or more *chunks*. A chunk is a set of token sequences with equal prefixes stored once: a list of tokens, each
+with the index of its parent (the token before it) in the same chunk. Knows nothing of lm-eval, which made it.
+
+Written as `task.json` (what the task is) and `requests.safetensors` (integers only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_nas.artifacts import atomic_folder, read_json, write_json
+from llama_nas.errors import UserError
+
+TASK_FILE = "task.json"
+REQUESTS_FILE = "requests.safetensors"
+
+CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes")  # share of items whose best choice is a right one
+TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # of whole texts, by rolling windows
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens for one forward pass, and the positions whose logits are wanted. T tokens, S scored positions.
+
+    Tokens are in pre-order: a parent comes before its children. Within a chunk no two tokens have the same prefix.
+    """
+
+    tokens: np.ndarray  # [T]
+    parents: np.ndarray  # [T] index of the token before this one, -1 for the first token of a sequence
+    positions: np.ndarray  # [T] position in the sequence
+    rows: np.ndarray  # [S] index of the token whose logits predict
+    targets: np.ndarray  # [S] the token predicted there
+    requests: np.ndarray  # [S] the request its log-probability counts for
+
+
+@dataclass(frozen=True)
+class CompiledTask:
+    """All arrays are integers. C chunks with T tokens and S scored positions in all, R requests, I items, M metrics.
+
+    Items are in lm-eval's order, subtask after subtask; the requests of an item are adjacent, in the order of its
+    choices. `characters`, `utf8_bytes` and `correct` are meant for multiple choice, `weights` for texts; the fields of
+    the other kind are zero.
+    """
+
+    info: dict[str, Any]  # task.json
+    chunk_starts: np.ndarray  # [C + 1] first token of each chunk
+    tokens: np.ndarray  # [T]
+    parents: np.ndarray  # [T] within the chunk
+    positions: np.ndarray  # [T]
+    score_starts: np.ndarray  # [C + 1] first scored position of each chunk
+    rows: np.ndarray  # [S] within the chunk
+    targets: np.ndarray  # [S]
+    requests: np.ndarray  # [S]
+    item_starts: np.ndarray  # [I + 1] first request of each item
+    subtasks: np.ndarray  # [I] index into info["tasks"]
+    correct: np.ndarray  # [R] 1 where the choice is a right answer
+    characters: np.ndarray  # [R] length of the choice
+    utf8_bytes: np.ndarray  # [R] length of the choice
+    weights: np.ndarray  # [I, M] what a text's log-likelihood is divided by: its words or bytes, per info["metrics"]
+
+    @property
+    def name(self) -> str:
+        return self.info["task"]
+
+    @property
+    def metric(self) -> str:
+        """The metric the search optimises."""
+        return self.info["metric"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics that can be computed, in the order in which they are written."""
+        return list(self.info["metrics"])
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_starts) - 1
+
+    @property
+    def num_requests(self) -> int:
+        return int(self.item_starts[-1])
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.chunk_starts) - 1
+
+    def chunks(self) -> Iterator[Chunk]:
+        for i in range(self.num_chunks):
+            token = slice(self.chunk_starts[i], self.chunk_starts[i + 1])
+            score = slice(self.score_starts[i], self.score_starts[i + 1])
+            yield Chunk(
+                self.tokens[token],
+                self.parents[token],
+                self.positions[token],
+                self.rows[score],
+                self.targets[score],
+                self.requests[score],
+            )
+
+    def scored_tokens(self) -> np.ndarray:
+        """How many tokens each request's log-likelihood sums over, shape [R]."""
+        return np.bincount(self.requests, minlength=self.num_requests)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        with atomic_folder(folder) as temporary:
+            save_file(self._arrays(), temporary / REQUESTS_FILE)
+            write_json(temporary / TASK_FILE, self.info)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "info"}
+
+    @classmethod
+    def load(cls, folder: Path) -> CompiledTask:
+        """Raises UserError if the folder is not a compiled task."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        info = read_json(folder / TASK_FILE)
+        path = folder / REQUESTS_FILE
+        try:
+            return cls(info=info, **load_file(path))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise UserError(f"{path}: not a compiled task ({error}); delete the folder to compile it again") from None
