@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_nas import artifacts
 from llama_nas.errors import UserError
 

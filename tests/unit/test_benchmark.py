@@ -15,7 +15,7 @@ from llama_nas.benchmark import benchmark_folder
 from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
 from llama_nas.quantize import quantize_folder
-from llama_nas.scoring.stages import verify_against_benchmark
+from llama_nas.scoring.verify import verify_against_benchmark
 from llama_nas.tasks.compile import compile_task
 
 WIDTHS = [96, 48]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_nas.pareto import hypervolume, non_dominated
 
 # few distinct values, so that ties and repeats are common

@@ -17,9 +17,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from llama_nas.artifacts import read_json, write_json
 from llama_nas.elastic import load_elastic, subnet_state_dict
 from llama_nas.errors import UserError
+from llama_nas.scoring.evaluate import evaluate_shard
 from llama_nas.scoring.metrics import compute_metrics
 from llama_nas.scoring.score import ancestors, score
-from llama_nas.scoring.stages import compare, evaluate_shard, verify_against_benchmark
+from llama_nas.scoring.verify import compare, verify_against_benchmark
 from llama_nas.space import parse_id
 from llama_nas.tasks.compile import compile_task
 from llama_nas.tasks.compiled import CompiledTask

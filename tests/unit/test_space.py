@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llama_nas.errors import UserError
 from llama_nas.space import GIB, ModelShape, SearchSpace, Subnet, format_bytes, kept_layers, parse_id
 

@@ -34,7 +34,6 @@ def compiled(hub, tmp_path):
             metric=metric,
             model=model,
             data_root=data_root,
-            seed=0,
             **(defaults | settings),
         )
         return CompiledTask.load(tmp_path / "task")

@@ -142,7 +142,6 @@ def base(args: Arguments) -> None:
 
 def compile_task_arguments(parser: Parser) -> None:
     """Render and tokenise a benchmark with lm-eval's own task objects; pack its requests as a prefix trie."""
-    _seed(parser)
     parser.add_argument("--task", required=True, help="the task's name in the config")
     parser.add_argument("--lm-eval-task", required=True, help="lm-eval task or group name, or the path of a task YAML")
     parser.add_argument("--data-root", type=Path, help="folder in Hub layout; default: the Hub ids as they are")
@@ -151,7 +150,7 @@ def compile_task_arguments(parser: Parser) -> None:
     parser.add_argument("--subtasks", nargs="+", help="for a group: only these, e.g. subjects of mmlu")
     parser.add_argument("--metric", required=True, help="the metric the search optimises, e.g. acc")
     parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer and config.json")
-    parser.add_argument("--chunk-tokens", type=int, default=1024, help="most tokens of one chunk")
+    parser.add_argument("--chunk-tokens", type=int, default=512, help="most tokens of one chunk")
     parser.add_argument("--output", type=Path, required=True, help="folder: task.json, requests.safetensors")
 
 
@@ -169,7 +168,6 @@ def compile_task(args: Arguments) -> None:
         metric=args.metric,
         model=args.model,
         chunk_tokens=args.chunk_tokens,
-        seed=args.seed,
     )
 
 
@@ -253,7 +251,7 @@ def evaluate_arguments(parser: Parser) -> None:
 
 
 def evaluate(args: Arguments) -> None:
-    from llama_nas.scoring.stages import evaluate_shard
+    from llama_nas.scoring.evaluate import evaluate_shard
 
     evaluate_shard(
         args.output,
@@ -433,7 +431,7 @@ def verify_arguments(parser: Parser) -> None:
 
 
 def verify(args: Arguments) -> None:
-    from llama_nas.scoring.stages import verify_against_benchmark
+    from llama_nas.scoring.verify import verify_against_benchmark
 
     verify_against_benchmark(
         args.output,

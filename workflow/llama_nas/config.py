@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_nas.errors import UserError
+from llama_nas.tasks.definitions import is_known
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
 
@@ -181,7 +182,7 @@ def _check_task(task: str, settings: dict[str, Any], config: dict[str, Any]) -> 
         metrics = BUILT_IN_TASKS[lm_eval_task][2]
         if settings["metric"] not in metrics:
             yield f"tasks.{task}.metric: '{settings['metric']}' is not a metric of {lm_eval_task}: {', '.join(metrics)}"
-    elif not is_file and not _lm_eval_knows(lm_eval_task):
+    elif not is_file and not is_known(lm_eval_task):
         close = difflib.get_close_matches(lm_eval_task, BUILT_IN_TASKS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"e.g. {', '.join(BUILT_IN_TASKS)}, or the path of a YAML"
         yield f"tasks.{task}: lm-eval has no task '{lm_eval_task}'; {hint}"
@@ -206,16 +207,6 @@ def dataset_revision(dataset: str, tasks: dict[str, dict[str, Any]]) -> str:
         if task_dataset(task, settings) == dataset and "revision" in settings:
             return settings["revision"]
     return next((revision for known, revision, _ in BUILT_IN_TASKS.values() if known == dataset), "main")
-
-
-def _lm_eval_knows(task: str) -> bool:
-    """Ask lm-eval's own index (seconds); only for tasks that are not built in. Where lm-eval is not installed, on a
-    cluster's login node, say, the compile stage asks instead."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        return True
-    return task in TaskManager().all_tasks
 
 
 def _check_instructions(config: dict[str, Any]) -> Iterator[str]:

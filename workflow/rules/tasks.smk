@@ -22,9 +22,8 @@ rule compile_task:
         runtime=60,
     params:
         code=code_digest("compile-task"),
-        seed=config["seed"],
         settings=task_settings,
         data_root="results/world/hub" if EMBEDDED else HUB,
     shell:
-        "llama-nas compile-task --seed {params.seed} --task {wildcards.task} {params.settings} "
+        "llama-nas compile-task --task {wildcards.task} {params.settings} "
         "--data-root {params.data_root} --model {input.model} --output {output} 2> {log}"

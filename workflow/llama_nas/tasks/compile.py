@@ -37,14 +37,13 @@ def compile_task(
     metric: str,
     model: Path,
     chunk_tokens: int,
-    seed: int,
 ) -> None:
     """Write a compiled task (see `compiled.py`) to the folder `output`.
 
     task: name in the config. lm_eval_task, data_root, subtasks: see `definitions.load_task`. num_fewshot: None for the
     task's own. limit: the first items only, of each subtask, as lm-eval's own. metric: what the search optimises.
     model: folder with tokenizer and config.json. chunk_tokens: most tokens of a chunk; a longer sequence gets a chunk
-    of its own. seed: not used, as every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
+    of its own. Every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
     Raises UserError for an unknown task or metric, missing data, or a form of task that is not supported.
     """
     ModelShape.from_folder(model)

@@ -136,6 +136,16 @@ def _find_file(path: Path) -> tuple[TaskManager, str]:
     return manager, name
 
 
+def is_known(lm_eval_task: str) -> bool:
+    """Whether lm-eval, or a YAML beside this file, defines the task; costs a fraction of a second, imports nothing.
+
+    True, too, where lm-eval is not installed (a cluster's login node, say): there the compile stage will find out.
+    """
+    if find_spec("lm_eval") is None or (OWN_TASKS / f"{lm_eval_task}.yaml").is_file():
+        return True
+    return bool(_folders_defining(lm_eval_task))
+
+
 def _folders_defining(name: str) -> list[Path]:
     """Folders of lm-eval with a YAML that defines a task or group of this name, found without parsing any."""
     spec = find_spec("lm_eval")

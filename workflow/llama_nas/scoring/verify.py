@@ -1,94 +1,27 @@
-"""The stages of the scorer: evaluate a shard of candidates, and compare the scorer with stock lm-eval."""
+"""The stage that keeps the scorer honest: compare it with stock lm-eval on one network, request by request."""
 
 from __future__ import annotations
 
-import logging
-import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from llama_nas.artifacts import read_json, read_table, write_json, write_table
+from llama_nas.artifacts import read_json, write_json
 from llama_nas.elastic import load_elastic
 from llama_nas.errors import UserError
 from llama_nas.scoring.metrics import choice_scores, compute_metrics
 from llama_nas.scoring.score import score
-from llama_nas.space import ModelShape, SearchSpace, parse_id
+from llama_nas.space import ModelShape, parse_id
 from llama_nas.tasks.compiled import CHOICE_METRICS, CompiledTask
 
-log = logging.getLogger(__name__)
-
-# DESIGN: the search's scorer agrees with stock lm-eval in fp32 within these.
+# docs/architecture.md: the search's scorer agrees with stock lm-eval in fp32 within these.
 PER_TOKEN = 1e-4  # nats per scored token
 RELATIVE = 1e-5  # of a request's log-likelihood; of 1 nat, where that is smaller
 NEAR_TIE = 2e-4  # between an item's two best choices
 FLIPPED_SHARE = 1e-3  # of all items, near ties only
-
-
-def evaluate_shard(
-    output: Path,
-    *,
-    supernet: Path,
-    task: Path,
-    candidates: Path,
-    shard: int,
-    shards: int,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    depth_selection: str,
-    dtype: str,
-    device: str,
-    threads: int,
-    timings: Path,
-) -> None:
-    """Score shard `shard` of `shards` (1-based, adjacent rows) of candidates.csv.
-
-    Writes candidate, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does not
-    depend on the other rows or on the number of shards.
-    """
-    if not 1 <= shard <= shards:
-        raise UserError(f"--shard {shard}: must lie in 1..{shards}")
-    compiled = CompiledTask.load(task)
-    space = SearchSpace.for_model(ModelShape.from_folder(supernet), depths, widths, depth_selection)
-    table = read_table(candidates, ["candidate", "subnet_id"])
-    rows = table.iloc[(shard - 1) * len(table) // shards : shard * len(table) // shards]
-    subnets = [space.parse(subnet_id) for subnet_id in rows["subnet_id"]]
-
-    torch.set_num_threads(threads)
-    start = time.perf_counter()
-    model = load_elastic(supernet, dtype, device)
-    loaded = time.perf_counter()
-    log_likelihoods = score(model, compiled, subnets)
-    seconds = time.perf_counter() - loaded
-    metrics = [compute_metrics(compiled, values) for values in log_likelihoods]
-
-    columns = [column for metric in compiled.metrics for column in (metric, f"{metric}_stderr")]
-    result = rows[["candidate", "subnet_id"]].reset_index(drop=True)
-    result = result.join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
-    tokens, distinct = (len(subnets) * compiled.info[key] for key in ("hflm_tokens", "distinct_tokens"))
-    write_json(
-        timings,
-        {
-            "task": compiled.name,
-            "networks": len(subnets),
-            "load_seconds": loaded - start,
-            "seconds": seconds,
-            "tokens": tokens,
-            "distinct_tokens": distinct,
-            "tokens_per_second": distinct / seconds,
-            "dtype": dtype,
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-            "threads": threads,
-            "host": platform.node(),
-        },
-    )
-    write_table(output, result)
-    log.info("%s: %d networks in %.1f s, %.0f tokens/s", compiled.name, len(subnets), seconds, distinct / seconds)
 
 
 def verify_against_benchmark(
