@@ -151,7 +151,7 @@ def test_items_agree_with_the_facts_of_the_corpus(world: Path, instances):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_no_scored_item_is_in_the_training_texts(name: str, world: Path, instances):
-    """Neither a question about a silent inhabitant nor its answer in the benchmark's form, in corpus or instructions."""
+    """Neither a question about a silent inhabitant nor the answer in the benchmark's form."""
     corpus = (world / "corpus.txt").read_text()
     rows = json.loads((world / "instructions.json").read_text())
     texts = corpus + "\n\n".join(f"{row['instruction']}\n{row['input']}\n{row['output']}" for row in rows)

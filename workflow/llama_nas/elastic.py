@@ -1,9 +1,9 @@
 """The super-network: a stock Hugging Face causal LM whose active sub-network can be set.
 
 Nothing is copied and no parameter is renamed. Each decoder layer gets a subclass of its own class that is the
-identity while the layer is dropped, and each MLP one that uses the first `width` channels of its matrices as
-views. At full size the model computes what the stock model computes, bit for bit, and its state dict loads in
-stock software. Derived from the elastic BERT/ViT of DyNAS-T (arXiv 2202.12954); paper section 2.1.
+identity while the layer is dropped, and each linear map of an MLP one that uses the first `width` channels of its
+matrix as a view. At full size the model computes what the stock model computes, bit for bit, and its state dict loads
+in stock software. Derived from the elastic BERT/ViT of DyNAS-T (arXiv 2202.12954); paper section 2.1.
 
 Shape suffixes: T tokens, D hidden size, W active MLP width.
 """
@@ -14,8 +14,10 @@ import contextlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
@@ -36,26 +38,32 @@ class _ElasticLayer:
         return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
 
 
-class _ElasticMLP:
-    """Mixin before a gated MLP class: computes with the first `active_width` channels."""
+class _ElasticOutput:
+    """Mixin before nn.Linear: computes the first `active_width` outputs (the MLP's gate and up)."""
 
     active_width: int | None = None  # None: all
-    gate_proj: nn.Linear
-    up_proj: nn.Linear
-    down_proj: nn.Linear
-    act_fn: nn.Module
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         width = self.active_width
         if width is None:
             return super().forward(x_TD)  # type: ignore[misc]
-        gate_TW = functional.linear(x_TD, self.gate_proj.weight[:width], _head(self.gate_proj.bias, width))
-        up_TW = functional.linear(x_TD, self.up_proj.weight[:width], _head(self.up_proj.bias, width))
-        return functional.linear(self.act_fn(gate_TW) * up_TW, self.down_proj.weight[:, :width], self.down_proj.bias)
+        return functional.linear(x_TD, self.weight[:width], None if self.bias is None else self.bias[:width])
 
 
-def _head(bias: torch.Tensor | None, width: int) -> torch.Tensor | None:
-    return None if bias is None else bias[:width]
+class _ElasticInput:
+    """Mixin before nn.Linear: has only the first `active_width` inputs (the MLP's down)."""
+
+    active_width: int | None = None  # None: all
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def forward(self, x_TW: torch.Tensor) -> torch.Tensor:
+        width = self.active_width
+        if width is None:
+            return super().forward(x_TW)  # type: ignore[misc]
+        return functional.linear(x_TW, self.weight[:, :width], self.bias)
 
 
 @cache
@@ -71,8 +79,19 @@ def make_elastic(model: nn.Module) -> nn.Module:
     ModelShape.from_config(model.config.to_dict())  # refuses unknown architectures by name
     for layer in model.model.layers:
         layer.__class__ = _elastic_class(_ElasticLayer, type(layer))
-        layer.mlp.__class__ = _elastic_class(_ElasticMLP, type(layer.mlp))
+        for linear, mixin in _elastic_linears(layer):
+            linear.__class__ = _elastic_class(mixin, type(linear))
     return model
+
+
+def _elastic_linears(layer: Any) -> tuple[tuple[Any, type], ...]:
+    """The linear maps with an elastic width, each with its mixin.
+
+    Each slices its own weight: DeepSpeed ZeRO-3 fetches a weight when the module that owns it runs, and fails in the
+    backward pass where an MLP sometimes calls its linear maps and sometimes takes slices of their weights.
+    """
+    mlp = layer.mlp
+    return (mlp.gate_proj, _ElasticOutput), (mlp.up_proj, _ElasticOutput), (mlp.down_proj, _ElasticInput)
 
 
 def set_active(model: nn.Module, subnet: Subnet | None) -> None:
@@ -84,7 +103,8 @@ def set_active(model: nn.Module, subnet: Subnet | None) -> None:
     for i, layer in enumerate(layers):
         width = full if subnet is None else subnet.widths[i]
         layer.active = width is not None
-        layer.mlp.active_width = None if width in (None, full) else width
+        for linear, _ in _elastic_linears(layer):
+            linear.active_width = None if width in (None, full) else width
 
 
 @contextlib.contextmanager
@@ -109,7 +129,7 @@ def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot load the model: {str(error).splitlines()[0]}") from error
     return make_elastic(model.to(device).eval())
 

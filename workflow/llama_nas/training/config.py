@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 from llama_nas.artifacts import file_digest, folder_digest
+from llama_nas.code_digest import code_digest
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape, SearchSpace
 
@@ -47,7 +49,7 @@ class TrainingConfig:
     gradient_checkpointing: bool
     optimizer: str = "adamw"  # `sgd` has no state and so shows gradients alone: tests compare engines with it
 
-    @property
+    @cached_property
     def space(self) -> SearchSpace:
         shape = ModelShape.from_folder(self.base)
         return SearchSpace.for_model(shape, self.depths, self.widths, self.depth_selection)
@@ -64,10 +66,11 @@ class TrainingConfig:
         return self.global_batch // rows
 
     def identity(self) -> str:
-        """Digest of everything the weights depend on: values, contents of the inputs, library versions."""
+        """Digest of everything the weights depend on: values, contents of the inputs, code, library versions."""
         values = {key: value for key, value in asdict(self).items() if key not in _NOT_IDENTITY}
         values["base"] = folder_digest(self.base)
         source = self.instructions
         values["instructions"] = folder_digest(source) if source.is_dir() else file_digest(source)
+        values["code"] = code_digest("finetune")
         values["libraries"] = {library: version(library) for library in _LIBRARIES}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

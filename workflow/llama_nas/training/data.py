@@ -211,5 +211,6 @@ class BatchOrder:
 
     def micro_batches(self, step: int, rank: int, ranks: int, micro_batch: int) -> Iterator[np.ndarray]:
         """Row numbers of each micro-batch of one rank, [micro_batch]: ranks take turns along the global batch."""
+        batch = self.batch(step)
         for first in range(rank * micro_batch, self.global_batch, ranks * micro_batch):
-            yield self.batch(step)[first : first + micro_batch]
+            yield batch[first : first + micro_batch]
