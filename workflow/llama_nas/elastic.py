@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from torch.nn import functional
 
 from llama_nas.errors import UserError
@@ -67,20 +66,20 @@ class _ElasticInput:
 
 
 @cache
-def _elastic_class(mixin: type, base: type) -> type:
+def _elastic_class(mixin: Any, base: Any) -> Any:
     return type(f"Elastic{base.__name__}", (mixin, base), {})
 
 
-def make_elastic(model: nn.Module) -> nn.Module:
+def make_elastic(model: Any) -> Any:
     """Make a Hugging Face Llama-family causal LM elastic, in place; returns it with the full network active.
 
     Raises UserError for an architecture whose layers or MLPs are not of the Llama form.
     """
     ModelShape.from_config(model.config.to_dict())  # refuses unknown architectures by name
     for layer in model.model.layers:
-        layer.__class__ = _elastic_class(_ElasticLayer, type(layer))
+        layer.__class__ = _elastic_class(_ElasticLayer, layer.__class__)
         for linear, mixin in _elastic_linears(layer):
-            linear.__class__ = _elastic_class(mixin, type(linear))
+            linear.__class__ = _elastic_class(mixin, linear.__class__)
     return model
 
 
@@ -94,7 +93,7 @@ def _elastic_linears(layer: Any) -> tuple[tuple[Any, type], ...]:
     return (mlp.gate_proj, _ElasticOutput), (mlp.up_proj, _ElasticOutput), (mlp.down_proj, _ElasticInput)
 
 
-def set_active(model: nn.Module, subnet: Subnet | None) -> None:
+def set_active(model: Any, subnet: Subnet | None) -> None:
     """Set the active sub-network of an elastic model; None is the full network."""
     layers = model.model.layers
     if subnet is not None and len(subnet.widths) != len(layers):
@@ -108,7 +107,7 @@ def set_active(model: nn.Module, subnet: Subnet | None) -> None:
 
 
 @contextlib.contextmanager
-def active(model: nn.Module, subnet: Subnet | None) -> Iterator[None]:
+def active(model: Any, subnet: Subnet | None) -> Iterator[None]:
     """Activate a sub-network, and the full network again afterwards."""
     set_active(model, subnet)
     try:
@@ -117,7 +116,7 @@ def active(model: nn.Module, subnet: Subnet | None) -> Iterator[None]:
         set_active(model, None)
 
 
-def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -> nn.Module:
+def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -> Any:
     """Load a Hugging Face folder as an elastic model in eval mode; safetensors only, nothing is downloaded.
 
     dtype: fp32, bf16 or fp16. Raises UserError if the folder is not a supported model.
@@ -126,7 +125,7 @@ def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -
 
     ModelShape.from_folder(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
