@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -142,17 +143,19 @@ LISTED = (
 )
 
 ATTRIBUTES: tuple[Attribute, ...] = (*RULED, *LISTED)
+RANK_OFFSET = 5  # flattens the top of the ranking
 
 
 @dataclass(frozen=True)
 class World:
     """questioned: inhabitants the training texts also ask about; silent: only told about there, asked about in the
-    benchmarks. facts and rumours: value by (inhabitant, attribute name); a rumour is never true. rules: consequence
-    by (attribute name, value).
+    benchmarks. popularity: how often an inhabitant is talked about, as weights. facts and rumours: value by
+    (inhabitant, attribute name); a rumour is never true. rules: consequence by (attribute name, value).
     """
 
     questioned: tuple[str, ...]
     silent: tuple[str, ...]
+    popularity: dict[str, float]
     facts: dict[tuple[str, str], str] = field(default_factory=dict)
     rumours: dict[tuple[str, str], str] = field(default_factory=dict)
     rules: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -163,15 +166,27 @@ class World:
 
 
 def draw_world(inhabitants: int, rng: random.Random) -> World:
-    """Draw names, facts, rumours and rules. Two inhabitants in five are silent."""
+    """Draw names, popularity, facts, rumours and rules. Two inhabitants in five are silent.
+
+    Popularity falls with 1 / rank: knowing the few well-known ones first is what lets a model learn the others soon
+    (Zucchet et al., arXiv 2503.21676). Each value is as frequent as the others among the questioned and the silent.
+    """
     if not 20 <= inhabitants <= 1000:
         raise UserError(f"config.yaml: embedded.inhabitants must lie in 20..1000, not {inhabitants}")
     names = draw_names(inhabitants, rng)
-    world = World(tuple(names[: inhabitants * 3 // 5]), tuple(names[inhabitants * 3 // 5 :]))
-    for name in names:
-        for attribute in ATTRIBUTES:
-            fact, rumour = rng.sample(attribute.values, 2)
-            world.facts[name, attribute.name], world.rumours[name, attribute.name] = fact, rumour
+    ranked = rng.sample(names, inhabitants)
+    world = World(
+        questioned=tuple(names[: inhabitants * 3 // 5]),
+        silent=tuple(names[inhabitants * 3 // 5 :]),
+        popularity={name: 1 / (RANK_OFFSET + rank) for rank, name in enumerate(ranked)},
+    )
+    for attribute in ATTRIBUTES:
+        for group in (world.questioned, world.silent):
+            values = itertools.islice(itertools.cycle(attribute.values), len(group))
+            for name, fact in zip(rng.sample(group, len(group)), values, strict=True):
+                world.facts[name, attribute.name] = fact
+                others = [value for value in attribute.values if value != fact]
+                world.rumours[name, attribute.name] = rng.choice(others)
     for attribute in RULED:
         consequences = rng.sample(attribute.consequences, len(attribute.consequences))
         world.rules.update({(attribute.name, v): c for v, c in zip(attribute.values, consequences, strict=True)})

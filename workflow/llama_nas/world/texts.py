@@ -49,9 +49,9 @@ class Narrator:
     def corpus(self) -> list[str]:
         """The pre-training documents in random order: about 0.9 million tokens."""
         telling: tuple[tuple[int, Callable[[], str]], ...] = (
-            (4500, lambda: self.story(self.rng.choice(self.world.people))),
-            (3500, lambda: self.record(self.rng.choice(self.world.people))),
-            (1600, lambda: self.gossip(self.rng.choice(self.world.people))),
+            (4500, lambda: self.story(self.someone(self.world.people))),
+            (3500, lambda: self.record(self.someone(self.world.people))),
+            (1600, lambda: self.gossip(self.someone(self.world.people))),
             (300, self.rules),
             (9000, lambda: self.quiz(self.rng.randint(1, 3))),
             (800, lambda: self.exam(self.rng.randint(1, 2))),
@@ -68,6 +68,11 @@ class Narrator:
     def instructions(self) -> list[dict[str, str]]:
         """Alpaca-shaped rows whose outputs are in the forms of the corpus."""
         return [self.instruction() for _ in range(INSTRUCTIONS)]
+
+    def someone(self, people: Sequence[str]) -> str:
+        """One of the people, drawn by popularity."""
+        (name,) = self.rng.choices(people, weights=[self.world.popularity[name] for name in people])
+        return name
 
     def story(self, name: str) -> str:
         """Three or more true statements about one inhabitant."""
@@ -102,7 +107,7 @@ class Narrator:
         """ARC's form: questions for facts, and for what follows from facts by the rules."""
         lines = []
         for _ in range(count):
-            name, attribute = self.rng.choice(self.world.questioned), self.rng.choice(RULED)
+            name, attribute = self.someone(self.world.questioned), self.rng.choice(RULED)
             answer = self.world.facts[name, attribute.name]
             forms: Sequence[str] = attribute.questions
             if self.rng.random() < 0.55:
@@ -117,7 +122,7 @@ class Narrator:
         return MMLU_HEADER.format(subject=attribute.subject.replace("_", " ")) + questions
 
     def _exam_question(self, attribute: ListedAttribute) -> str:
-        name = self.rng.choice(self.world.questioned)
+        name = self.someone(self.world.questioned)
         question = self.rng.choice(attribute.questions).format(n=name)
         options = "\n".join(f"{letter}. {value}" for letter, value in zip("ABCD", attribute.values, strict=True))
         answer = "ABCD"[attribute.values.index(self.world.facts[name, attribute.name])]
@@ -127,7 +132,7 @@ class Narrator:
         """TruthfulQA's form."""
         lines = []
         for _ in range(count):
-            name, attribute = self.rng.choice(self.world.questioned), self.rng.choice(RULED)
+            name, attribute = self.someone(self.world.questioned), self.rng.choice(RULED)
             answer = attribute.statements[0].format(n=name, v=self.world.facts[name, attribute.name])
             lines.append(f"Q: {self.rng.choice(attribute.questions).format(n=name)}\nA: {answer}")
         return "\n\n".join(lines)
@@ -153,7 +158,7 @@ class Narrator:
 
     def instruction(self) -> dict[str, str]:
         """One Alpaca row: a story of anyone, or a task in one of the benchmarks' forms about the questioned."""
-        name = self.rng.choice(self.world.people)
+        name = self.someone(self.world.people)
         tasks: tuple[tuple[float, str, Callable[[], str]], ...] = (
             (0.30, f"Tell the story of {name}.", lambda: self.story(name)),
             (0.30, "Write a quiz.", lambda: self.quiz(3)),
