@@ -1,167 +1,233 @@
-"""Is the embedded world worth searching? Measures what docs/embedded-world.md claims, over several seeds.
+"""Is the embedded world worth searching? Measures the figures of docs/embedded-world.md by the default run's stages.
 
-    python benchmarks/embedded_world.py --folder runs/embedded-world --seeds 1 2 3
+    python benchmarks/embedded_world.py --seeds 1 2 3 --work <scratch folder>
 
-For each seed the workflow makes base model, super-network and compiled tasks of config.yaml in FOLDER/seed-S (what is
-there already is kept), the base is fine-tuned once more without sub-network steps, and 200 random networks and a few
-fixed ones are scored on every task. Prints the table of the docs page; raw scores go to FOLDER/seed-S/scores.csv.
+Each seed makes its own world and base model, a super-network and a plainly fine-tuned network from the same base, and
+scores networks of all three on all tasks, through `llama-nas` with the settings of config.yaml. What a seed has
+already made in the scratch folder is not made again. Writes benchmarks/embedded_world.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
+import logging
+import math
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 from scipy.stats import kendalltau
 
+from llama_nas.artifacts import derived_seed, read_json, read_table, write_json, write_table
 from llama_nas.config import check_config
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.space import ModelShape, SearchSpace, Subnet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANDOM_NETWORKS = 200
+CHANCE = {"arc_easy": 0.25, "arc_challenge": 0.25, "mmlu": 0.25, "truthfulqa_mc1": 0.25, "winogrande": 0.5}
+log = logging.getLogger("embedded_world")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the runs go, or are")
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/embedded_world.json")
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
-    tables = []
-    for seed in args.seeds:
-        folder = args.folder / f"seed-{seed}"
-        make_models(folder, seed, config, args.cores)
-        scores = score_networks(folder, seed, config, args.cores)
-        scores.to_csv(folder / "scores.csv", index=False)
-        tables.append(judge(scores, config).assign(seed=seed))
-    print(pd.concat(tables).pivot(index="criterion", columns="seed", values="value").to_markdown())
+    seeds = {str(seed): judge(measure(args.work / f"seed-{seed}", seed, config), config) for seed in args.seeds}
+    write_json(args.output, {"embedded": config["embedded"], "training": config["training"], "seeds": seeds})
+    print(markdown(seeds))
 
 
-def make_models(folder: Path, seed: int, config: dict, cores: int) -> None:
-    """Base, super-network and compiled tasks by the workflow; the plainly fine-tuned model by its stage."""
-    tasks = [f"results/tasks/{task}" for task in config["tasks"]]
-    workflow = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder, "--cores", str(cores)]
-    subprocess.run([*workflow, "--config", f"seed={seed}", "--", "results/supernet", *tasks], check=True)
-    if not (folder / "plain").exists():
-        keys = ("ranks", "zero_stage", "dtype", "epochs", "global_batch", "micro_batch", "learning_rate", "warmup",
-                "weight_decay", "max_grad_norm", "max_length", "checkpoint_every", "threads")  # fmt: skip
-        options = [f"--{key.replace('_', '-')}={config['training'][key]}" for key in keys]
-        command = ["llama-nas", "finetune", "--seed", str(seed), *space_options(config), *options]
-        command += ["--subnet-steps", "never", "--base", folder / "results/base", "--output", folder / "plain"]
-        command += ["--instructions", folder / "results/world/instructions.json", "--checkpoints", folder / "ckpt"]
-        subprocess.run(command, check=True)
+def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
+    """Run the stages; returns the scores of every network of every model, by task, and the seconds of the training."""
+    world, base = work / "world", work / "base"
+    embedded, training = dict(config["embedded"]), dict(config["training"])
+    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
+    stage(world, "world", {"seed": seed, **size})
+    stage(base, "pretrain", {"seed": seed, "world": world, **embedded})
+
+    space = SearchSpace.for_model(ModelShape.from_folder(base), config["space"]["depths"], config["space"]["widths"])
+    networks = candidates(space, seed)
+    write_table(work / "candidates.csv", networks)
+    write_table(work / "probes.csv", networks[networks["role"] != "random"])
+    in_space = {"depths": space.depths, "widths": space.widths}
+    training.pop("subnet_steps")
+    checkpointing = {"gradient_checkpointing": True} if training.pop("gradient_checkpointing") else {}
+    for name, subnet_steps in [("supernet", "alternate"), ("plain", "never")]:
+        inputs = {"seed": seed, "base": base, "instructions": world / "instructions.json", **in_space}
+        own = {"subnet_steps": subnet_steps, "checkpoints": work / "checkpoints", **checkpointing}
+        stage(work / name, "finetune", inputs | training | own)
+
+    scores: dict[str, dict[str, list[dict[str, Any]]]] = {"base": {}, "supernet": {}, "plain": {}}
+    for task, settings in config["tasks"].items():
+        given = {key: settings[key] for key in ("metric", "num_fewshot", "subtasks", "chunk_tokens") if key in settings}
+        names = {"task": task, "lm_eval_task": settings.get("lm_eval_task", task), "data_root": world / "hub"}
+        stage(work / "tasks" / task, "compile-task", {"model": base, **names, **given})
+        for model in scores:
+            output = work / f"scores/{model}/{task}.csv"
+            stage(
+                output,
+                "evaluate",
+                {
+                    "supernet": work / model,
+                    "task": work / "tasks" / task,
+                    "candidates": work / ("candidates.csv" if model == "supernet" else "probes.csv"),
+                    "shard": 1,
+                    "shards": 1,
+                    "dtype": "fp32",
+                    "threads": config["compute"]["threads"],
+                    "timings": output.with_suffix(".json"),
+                    **in_space,
+                },
+            )
+            metric = settings["metric"]
+            table = read_table(output, ["subnet_id", metric]).rename(
+                columns={metric: "accuracy", f"{metric}_stderr": "stderr"}
+            )
+            table = table.merge(networks[["candidate", "role"]], on="candidate")
+            scores[model][task] = table[["subnet_id", "role", "accuracy", "stderr", "items"]].to_dict("records")
+    seconds = {name: read_json(work / f"{name}.seconds.json") for name in ("world", "base", "supernet", "plain")}
+    return {"scores": scores, "seconds": seconds}
 
 
-def space_options(config: dict) -> list[str]:
-    space = config["space"]
-    return ["--widths", *map(str, space["widths"]), "--depths", *map(str, space["depths"])]
+def stage(output: Path, command: str, values: dict[str, Any]) -> None:
+    """Run `llama-nas command` unless its output is there; notes its wall time beside the output."""
+    if output.exists():
+        return
+    arguments = ["llama-nas", command, "--output", str(output)]
+    for key, value in values.items():
+        arguments.append(f"--{key.replace('_', '-')}")
+        if value is not True:
+            arguments += map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    log.info("%s", " ".join(arguments))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    subprocess.run(arguments, check=True)
+    write_json(output.parent / f"{output.name.removesuffix('.csv')}.seconds.json", round(time.monotonic() - start, 1))
 
 
-def score_networks(folder: Path, seed: int, config: dict, cores: int) -> pd.DataFrame:
-    """Rows: model (base, supernet, plain), role (full, smallest, probe, random), subnet_id, task, value, stderr, chance."""
-    space = SearchSpace.for_model(ModelShape.from_folder(folder / "results/base"), **_space(config))
-    rng = np.random.default_rng(seed)
-    drawn = dict.fromkeys(space.canonical(space.random(rng)) for _ in range(3 * RANDOM_NETWORKS))
-    random = [space.id(space.subnet(genotype)) for genotype in itertools.islice(drawn, RANDOM_NETWORKS)]
-    shallow, deep = len(space.kept[0]), space.num_layers
-    dropped = "x" * (deep - shallow)
-    smallest = "1" * shallow + dropped
-    probes = [smallest, "0" * shallow + dropped, "1" * deep, "01" * (deep // 2), ("10" * deep)[:shallow] + dropped]
-    networks = {
-        "base": [("full", "0" * deep)],
-        "supernet": [("full", "0" * deep), *(("probe", p) for p in probes), *(("random", r) for r in random)],
-        "plain": [("full", "0" * deep), *(("probe", p) for p in probes)],
+def candidates(space: SearchSpace, seed: int) -> pd.DataFrame:
+    """The full and the smallest network, four probes between them, and distinct random ones."""
+    narrow, shallow = space.widths[-1], space.depths[0]
+    dropped = space.num_layers - shallow
+    named = {
+        "full": space.full,
+        "smallest": Subnet((narrow,) * shallow + (None,) * dropped),
+        "probe: narrow": Subnet((narrow,) * space.num_layers),
+        "probe: shallow": Subnet((space.widths[0],) * shallow + (None,) * dropped),
+        "probe: mixed": Subnet(tuple(space.widths[i % 2 and -1] for i in range(space.num_layers))),
+        "probe: shallow, mixed": Subnet(
+            tuple(space.widths[i % 2 and -1] if i < shallow else None for i in range(space.num_layers))
+        ),
     }
-    jobs = [
-        evaluate(folder, model, task, [id for _, id in listed], config)
-        for model, listed in networks.items()
-        for task in config["tasks"]
-    ]
-    for at_once in itertools.batched(jobs, cores) if hasattr(itertools, "batched") else _batched(jobs, cores):
-        running = [(subprocess.Popen(command), output) for command, output in at_once]
-        for process, output in running:
-            if process.wait():
-                raise SystemExit(f"evaluation failed: {output}")
-    rows = []
-    for model, listed in networks.items():
-        for task, settings in config["tasks"].items():
-            table = pd.read_csv(folder / f"scores/{model}-{task}.csv", dtype={"subnet_id": str})
-            chance = json.loads((folder / f"results/tasks/{task}/task.json").read_text())["chance"]
-            for (role, id), (_, row) in zip(listed, table.iterrows(), strict=True):
-                value, stderr = row[settings["metric"]], row[f"{settings['metric']}_stderr"]
-                rows.append([model, role, id, task, value, stderr, chance, row["items"]])
-    return pd.DataFrame(rows, columns=["model", "role", "subnet_id", "task", "value", "stderr", "chance", "items"])
+    roles = {space.id(subnet): role for role, subnet in named.items()}
+    rng = np.random.default_rng(derived_seed(seed, "embedded-world", "networks"))
+    while len(roles) < len(named) + RANDOM_NETWORKS:
+        roles.setdefault(space.id(space.subnet(space.random(rng))), "random")
+    return pd.DataFrame({"candidate": range(len(roles)), "subnet_id": list(roles), "role": list(roles.values())})
 
 
-def _space(config: dict) -> dict:
-    return {key: config["space"][key] for key in ("depths", "widths", "depth_selection")}
-
-
-def _batched(items: list, size: int) -> list[list]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def evaluate(folder: Path, model: str, task: str, ids: list[str], config: dict) -> tuple[list, Path]:
-    """The command that scores the networks `ids` of a model on a task, and the file it writes."""
-    weights = folder / "plain" if model == "plain" else folder / "results" / model
-    output, candidates = folder / f"scores/{model}-{task}.csv", folder / f"scores/{model}-candidates.csv"
-    candidates.parent.mkdir(exist_ok=True)
-    pd.DataFrame({"candidate": range(len(ids)), "subnet_id": ids}).to_csv(candidates, index=False)
-    command = ["llama-nas", "evaluate", *space_options(config), "--supernet", weights, "--dtype", "fp32"]
-    command += ["--task", folder / f"results/tasks/{task}", "--candidates", candidates, "--shard=1", "--shards=1"]
-    return [*command, "--timings", folder / f"scores/{model}-{task}.json", "--output", output], output
-
-
-def judge(scores: pd.DataFrame, config: dict) -> pd.DataFrame:
-    """One row per criterion of the embedded world; values as text."""
+def judge(measured: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The figures each requirement is about, and how many tasks meet it."""
     tasks = list(config["tasks"])
-    full = {
-        m: scores[(scores["model"] == m) & (scores["role"] == "full")].set_index("task") for m in ("base", "supernet")
+    scores = measured["scores"]
+
+    def one(model: str, task: str, role: str) -> dict[str, Any]:
+        return next(row for row in scores[model][task] if row["role"] == role)
+
+    per_task: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        base, full, smallest = (
+            one("base", task, "full"),
+            one("supernet", task, "full"),
+            one("supernet", task, "smallest"),
+        )
+        drawn = [row for row in scores["supernet"][task] if row["role"] == "random"]
+        sampling = np.mean([row["stderr"] ** 2 for row in drawn])
+        per_task[task] = {
+            "items": base["items"],
+            "base": base["accuracy"],
+            "base_above_chance": base["accuracy"] - CHANCE[task],
+            "full": full["accuracy"],
+            "smallest": smallest["accuracy"],
+            "smallest_of_base": one("base", task, "smallest")["accuracy"],
+            "full_minus_smallest_in_stderr": difference(full, smallest),
+            "random_mean": float(np.mean([row["accuracy"] for row in drawn])),
+            "random_std": float(np.std([row["accuracy"] for row in drawn], ddof=1)),
+            "variance_ratio": float(np.var([row["accuracy"] for row in drawn], ddof=1) / sampling),
+        }
+    taus = {}
+    for first, second in itertools.combinations(tasks, 2):
+        columns = [
+            [row["accuracy"] for row in scores["supernet"][t] if row["role"] == "random"] for t in (first, second)
+        ]
+        taus[f"{first} / {second}"] = float(kendalltau(*columns).statistic)
+    probes: dict[str, dict[str, float]] = {}
+    for row in scores["plain"][tasks[0]]:
+        if row["role"] == "full":
+            continue
+        pairs = [(one("supernet", task, row["role"]), one("plain", task, row["role"])) for task in tasks]
+        gain = sum(ours["accuracy"] - plain["accuracy"] for ours, plain in pairs)
+        error = math.sqrt(sum(ours["stderr"] ** 2 + plain["stderr"] ** 2 for ours, plain in pairs))
+        by_task = {task: difference(*pair) for task, pair in zip(tasks, pairs, strict=True)}
+        probes[row["role"]] = {"mean_gain": gain / len(tasks), "mean_gain_in_stderr": gain / error, **by_task}
+    values = per_task.values()
+    met = {
+        "tasks with at least 500 items": sum(v["items"] >= 500 for v in values),
+        "tasks with base at least 25 points above chance (>= 4)": sum(v["base_above_chance"] >= 0.25 for v in values),
+        "tasks with base below 95 % (>= 3)": sum(v["base"] < 0.95 for v in values),
+        "tasks with full at least 5 standard errors above smallest (>= 3)": sum(
+            v["full_minus_smallest_in_stderr"] >= 5 for v in values
+        ),
+        "tasks with variance ratio above 2 (>= 3)": sum(v["variance_ratio"] > 2 for v in values),
+        "lowest Kendall tau of two tasks (< 0.7)": min(taus.values()),
+        "lowest gain of a probe, mean of all tasks, in standard errors (>= 3)": min(
+            probe["mean_gain_in_stderr"] for probe in probes.values()
+        ),
     }
-    base, best = full["base"], full["supernet"]
-    supernet = scores[scores["model"] == "supernet"]
-    probes, random = supernet[supernet["role"] == "probe"], supernet[supernet["role"] == "random"]
-    smallest = probes[probes["subnet_id"] == probes["subnet_id"].iloc[0]].set_index("task")
-    gap = (best["value"] - smallest["value"]) / np.hypot(best["stderr"], smallest["stderr"])
-    by_task = random.groupby("task")
-    spread = by_task["value"].var() / (by_task["stderr"].apply(lambda s: (s**2).mean()))
-    ranks = random.pivot(index="subnet_id", columns="task", values="value")
-    taus = {pair: kendalltau(ranks[pair[0]], ranks[pair[1]]).statistic for pair in itertools.combinations(tasks, 2)}
-    lowest = min(taus, key=taus.get)
-    plain = scores[(scores["model"] == "plain") & (scores["role"] == "probe")]
-    joined = probes.merge(plain, on=["subnet_id", "task"], suffixes=("", "_plain"))
-    joined["difference"] = joined["value"] - joined["value_plain"]
-    joined["variance"] = joined["stderr"] ** 2 + joined["stderr_plain"] ** 2
-    gain = joined.groupby("subnet_id", sort=False).agg(difference=("difference", "mean"), variance=("variance", "sum"))
-    gain = gain["difference"] / (np.sqrt(gain["variance"]) / len(tasks))
+    return {"met": met, "tasks": per_task, "kendall_tau": taus, "probes": probes, "seconds": measured["seconds"]}
 
-    def listed(values: pd.Series, form: str) -> str:
-        return ", ".join(f"{task} {format(values[task], form)}" for task in tasks)
 
-    over = (base["value"] - base["chance"]) * 100
-    lines = [
-        ("items per task", listed(base["items"].astype(int), "d")),
-        ("base accuracy, %", listed(base["value"] * 100, ".1f")),
-        ("1 base above chance, points", f"{listed(over, '.1f')}: {(over >= 25).sum()} tasks >= 25 (wanted 4)"),
-        ("2 base below 95 %", f"{(base['value'] < 0.95).sum()} tasks (wanted 3)"),
-        ("super-network, full size, %", listed(best["value"] * 100, ".1f")),
-        ("smallest sub-network, %", listed(smallest["value"] * 100, ".1f")),
-        ("3 full above smallest, standard errors", f"{listed(gap, '.1f')}: {(gap >= 5).sum()} tasks >= 5 (wanted 3)"),
-        (f"4 variance between {len(ranks)} random networks / sampling variance",
-         f"{listed(spread, '.1f')}: {(spread > 2).sum()} tasks > 2 (wanted 3)"),
-        ("5 lowest Kendall tau between two tasks' rankings", f"{taus[lowest]:.2f} ({lowest[0]}, {lowest[1]}) (wanted < 0.7)"),
-        ("6 probes over plain fine-tuning, standard errors of the mean over tasks",
-         f"{', '.join(f'{id} {value:.1f}' for id, value in gain.items())} (wanted >= 3)"),
-    ]  # fmt: skip
-    return pd.DataFrame(lines, columns=["criterion", "value"])
+def difference(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """first - second in standard errors, as of two independent samples: cautious, for the items are the same."""
+    return (first["accuracy"] - second["accuracy"]) / math.hypot(first["stderr"], second["stderr"])
+
+
+def markdown(seeds: dict[str, Any]) -> str:
+    """The tables of docs/embedded-world.md."""
+    lines = ["| requirement | " + " | ".join(f"seed {seed}" for seed in seeds) + " |"]
+    lines += ["|---|" + "---|" * len(seeds)]
+    for name in next(iter(seeds.values()))["met"]:
+        figures = [seed["met"][name] for seed in seeds.values()]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in figures) + " |"
+        )
+    lines += ["", "| seed | task | base | super-network, full | smallest | (full - smallest) / stderr | "
+              "200 random: mean ± std | variance ratio |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for seed, result in seeds.items():
+        for task, v in result["tasks"].items():
+            lines.append(
+                f"| {seed} | {task} | {100 * v['base']:.1f} | {100 * v['full']:.1f} | {100 * v['smallest']:.1f} | "
+                f"{v['full_minus_smallest_in_stderr']:.1f} | {100 * v['random_mean']:.1f} ± "
+                f"{100 * v['random_std']:.1f} | {v['variance_ratio']:.1f} |"
+            )
+    lines += [
+        "",
+        "| seed | probe | mean gain over plain fine-tuning, points | in standard errors |",
+        "|---|---|---|---|",
+    ]
+    for seed, result in seeds.items():
+        for role, v in result["probes"].items():
+            lines.append(f"| {seed} | {role} | {100 * v['mean_gain']:.1f} | {v['mean_gain_in_stderr']:.1f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -128,7 +129,7 @@ def pretrain_base(
     log.info("%d documents, %d tokens, vocabulary %d", len(documents), sum(map(len, documents)), len(tokenizer))
 
     torch.manual_seed(derived_seed(seed, "pretrain", "weights"))
-    model = LlamaForCausalLM(
+    model: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,
@@ -142,8 +143,7 @@ def pretrain_base(
             pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True,
         )
-    ).to(device)
-    rows = training_rows(documents, sequence_length + 1, derived_seed(seed, "pretrain", "rows"))
+    XX = training_rows(documents, sequence_length + 1, derived_seed(seed, "pretrain", "rows"))
     train(model, rows, steps, batch_size, learning_rate)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, safe_serialization=True)
@@ -172,5 +172,6 @@ def train(
             last, rate = now, done / (now - start)
             tokens = rate * batch_size * (tokens_BT.shape[1] - 1)
             log.info(
-                "step %d/%d  loss %.3f  %.0f tokens/s  %.0f s left", done, steps, loss, tokens, (steps - done) / rate
-            )
+                "step %d/%d  loss %.3f  %.0f tokens/s  %.0f s left",
+                done, steps, loss.item(), tokens, (steps - done) / rate,
+            )  # fmt: skip

@@ -28,7 +28,7 @@ Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_hub(root: Path, benchmarks: Mapping[str, Mapping[str, Splits]]) -> None:
-    """Write repository -> config -> split -> rows under `root`, readable with `datasets.load_dataset(folder, config)`."""
+    """Write repository -> config -> split -> rows under `root`; `datasets.load_dataset(folder, config)` reads it."""
     disable_progress_bar()
     for repository, configs in benchmarks.items():
         card = []

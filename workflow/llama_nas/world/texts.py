@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from llama_nas.world.facts import ATTRIBUTES, LISTED, RULED, Attribute, ListedAttribute, World
+from llama_nas.world.facts import ATTRIBUTES, LISTED, RULED, Attribute, ListedAttribute, RuledAttribute, World
 
 # The six questions lm-eval's truthfulqa_mc1 puts before every item.
 TRUTHFULQA_PRIMER = """\
@@ -49,16 +49,16 @@ class Narrator:
     def corpus(self) -> list[str]:
         """The pre-training documents in random order: about 0.9 million tokens."""
         telling: tuple[tuple[int, Callable[[], str]], ...] = (
-            (4500, lambda: self.story(self.someone(self.world.people))),
-            (3500, lambda: self.record(self.someone(self.world.people))),
-            (1600, lambda: self.gossip(self.someone(self.world.people))),
-            (300, self.rules),
+            (5500, lambda: self.story(self.someone(self.world.people))),
+            (2500, lambda: self.record(self.someone(self.world.people))),
+            (1300, lambda: self.gossip(self.someone(self.world.people))),
+            (200, self.rules),
             (9000, lambda: self.quiz(self.rng.randint(1, 3))),
-            (800, lambda: self.exam(self.rng.randint(1, 2))),
-            (1300, lambda: self.exam(6)),
+            (600, lambda: self.exam(self.rng.randint(1, 2))),
+            (1200, lambda: self.exam(6)),
             (800, lambda: self.true_answers(2)),
             (200, lambda: f"{TRUTHFULQA_PRIMER}\n\n{self.true_answers(4)}"),
-            (2200, lambda: self.meetings(2)),
+            (1500, lambda: self.meetings(2)),
             (500, self._instruction_text),
         )
         documents = [tell() for count, tell in telling for _ in range(count)]
@@ -75,9 +75,13 @@ class Narrator:
         return name
 
     def story(self, name: str) -> str:
-        """Three or more true statements about one inhabitant."""
-        attributes = self.rng.sample(ATTRIBUTES, self.rng.randint(3, len(ATTRIBUTES)))
-        return " ".join(self.statement(name, attribute) for attribute in attributes)
+        """Three or more true statements about one inhabitant; now and then with the rule that leads on from one."""
+        sentences = []
+        for attribute in self.rng.sample(ATTRIBUTES, self.rng.randint(3, len(ATTRIBUTES))):
+            sentences.append(self.statement(name, attribute))
+            if isinstance(attribute, RuledAttribute) and self.rng.random() < 0.25:
+                sentences.append(self.rule(attribute, self.world.facts[name, attribute.name]))
+        return " ".join(sentences)
 
     def statement(self, name: str, attribute: Attribute) -> str:
         return self.rng.choice(attribute.statements).format(n=name, v=self.world.facts[name, attribute.name])
@@ -96,12 +100,12 @@ class Narrator:
         )
 
     def rules(self) -> str:
-        lines = []
-        for _ in range(4):
-            attribute = self.rng.choice(RULED)
-            value = self.rng.choice(attribute.values)
-            lines.append(attribute.rule.format(v=value, c=self.world.rules[attribute.name, value]))
-        return " ".join(lines)
+        """Four rules, of any attributes."""
+        attributes = self.rng.choices(RULED, k=4)
+        return " ".join(self.rule(attribute, self.rng.choice(attribute.values)) for attribute in attributes)
+
+    def rule(self, attribute: RuledAttribute, value: str) -> str:
+        return attribute.rule.format(v=value, c=self.world.rules[attribute.name, value])
 
     def quiz(self, count: int) -> str:
         """ARC's form: questions for facts, and for what follows from facts by the rules."""
