@@ -143,7 +143,9 @@ def pretrain_base(
             pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True,
         )
-    XX = training_rows(documents, sequence_length + 1, derived_seed(seed, "pretrain", "rows"))
+    )
+    model.to(device)
+    rows = training_rows(documents, sequence_length + 1, derived_seed(seed, "pretrain", "rows"))
     train(model, rows, steps, batch_size, learning_rate)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, safe_serialization=True)
