@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.ready
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint envs/constraints.txt
+PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
 .PHONY: run test setup check lock clean
 
