@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import lm_eval.tasks
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -37,7 +38,9 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def manager() -> TaskManager:
-    return TaskManager()
+    stock = Path(lm_eval.tasks.__file__).parent  # only the folders in question: indexing all of them takes long
+    folders = [str(stock / name) for name in ("arc", "mmlu", "truthfulqa", "winogrande")]
+    return TaskManager(include_defaults=False, include_path=folders)
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +158,15 @@ def test_no_scored_item_is_in_the_training_texts(name: str, world: Path, instanc
     corpus = (world / "corpus.txt").read_text()
     rows = json.loads((world / "instructions.json").read_text())
     texts = corpus + "\n\n".join(f"{row['instruction']}\n{row['input']}\n{row['output']}" for row in rows)
-    checked = 0
+    scored = set()
     for instance in instances(name)[1]:
         context, choice = instance.args[:2]
-        question = context.split("\n\n")[-1]  # without few-shot examples and primer
-        assert question + choice not in texts
-        if name != "winogrande":  # there the context is a statement's beginning
-            assert question.split("\n")[0].removeprefix("Question: ").removeprefix("Q: ") not in texts
-        checked += 1
-    assert checked >= ITEMS // len(SUBJECTS)
+        if name == "winogrande":  # there the context is a statement's beginning
+            scored.add(context + choice)
+        else:  # neither few-shot examples nor primer are scored
+            scored.add(context.split("\n\n")[-1].split("\n")[0].removeprefix("Question: ").removeprefix("Q: "))
+    assert len(scored) >= ITEMS // len(SUBJECTS)
+    assert not [text for text in scored if text in texts]
 
 
 def test_instructions_are_alpaca_shaped_and_their_prompt_is_the_one_of_the_corpus(world: Path):

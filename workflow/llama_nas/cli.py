@@ -7,6 +7,7 @@ needs it runs, and a stage's code digest (code_digest.py) covers its own pair an
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -560,17 +561,32 @@ def build_parser() -> Parser:
     return parser
 
 
+def _check_device(device: str) -> None:
+    """Refuse a GPU that is not there before anything is loaded; torch is imported only to look for one."""
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device} (config key compute.device): must be cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                "--device cuda (config key compute.device): torch sees no GPU here; use cpu, or check "
+                "CUDA_VISIBLE_DEVICES and that torch is a CUDA build"
+            )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Exit code 2 and one line on stderr for bad input; a full disk is bad input, too."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
+        _check_device(getattr(args, "device", "cpu"))
         args.run(args)
     except UserError as error:
         print(f"llama-nas {args.stage}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
+        if error.errno != errno.ENOSPC:
             raise
         print(
             f"llama-nas {args.stage}: error: no space left on the disk of {error.filename or 'the output'}",
