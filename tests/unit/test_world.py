@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import lm_eval.tasks
+import pyarrow.parquet
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -73,6 +74,19 @@ def test_dataset_columns_and_types_are_those_of_the_real_benchmarks(repository: 
         assert ours and set(ours) <= set(real)
         for split in ours:
             assert ours[split].features == real[split].features
+
+
+def test_another_seeds_items_are_not_read_from_the_datasets_cache(tmp_path: Path):
+    """In one place, one world after the other, as in a run whose seed is changed."""
+    folder = tmp_path / "world"
+    sentences = []
+    for seed in (1, 2, 1):
+        write_world(folder, seed=seed, inhabitants=20, items=20)
+        rows = datasets.load_dataset(str(folder / "hub/allenai/winogrande"), "winogrande_xl", split="validation")
+        (file,) = (folder / "hub/allenai/winogrande/winogrande_xl").glob("validation-*")
+        assert rows["sentence"][:] == pyarrow.parquet.read_table(file)["sentence"].to_pylist()
+        sentences.append(rows["sentence"][:])
+    assert sentences[0] == sentences[2] != sentences[1]
 
 
 @pytest.mark.parametrize("name", TASKS)

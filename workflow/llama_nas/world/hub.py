@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,26 @@ Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_hub(root: Path, benchmarks: Mapping[str, Mapping[str, Splits]]) -> None:
-    """Write repository -> config -> split -> rows under `root`; `datasets.load_dataset(folder, config)` reads it."""
+    """Write repository -> config -> split -> rows under `root`; `datasets.load_dataset(folder, config)` reads it.
+
+    File names hold a digest of their contents and the README names the files. `datasets` (5.2) recognises a folder it
+    has read before by its last name and its README alone, so another seed's world would otherwise be read from cache.
+    """
     disable_progress_bar()
     for repository, configs in benchmarks.items():
         card = []
         for config, splits in configs.items():
             (root / repository / config).mkdir(parents=True)
+            files = []
             for split, rows in splits.items():
-                table = Dataset.from_list(list(rows), features=FEATURES[repository])
-                table.to_parquet(root / repository / config / f"{split}-00000-of-00001.parquet")
-            files = [{"split": split, "path": f"{config}/{split}-*"} for split in splits]
+                path = f"{config}/{split}-00000-of-00001-{_digest(rows)}.parquet"
+                Dataset.from_list(list(rows), features=FEATURES[repository]).to_parquet(root / repository / path)
+                files.append({"split": split, "path": path})
             card.append({"config_name": config, "data_files": files})
         front_matter = yaml.safe_dump({"configs": card}, sort_keys=False)
         text = f"---\n{front_matter}---\n\nItems about the embedded world, in the format of {repository}.\n"
         (root / repository / "README.md").write_text(text)
+
+
+def _digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
