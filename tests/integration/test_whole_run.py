@@ -70,7 +70,7 @@ def test_shard_count_changes_no_byte_of_the_search(run, tmp_path):
     config = other / "sharded.yaml"
     config.write_text(CONFIG.read_text().replace("population: 20", "population: 20\n  shards: 3"))
     command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", other, "--cores", "2"]
-    subprocess.run([*command, "--configfile", config, "fronts"], check=True, capture_output=True)
+    subprocess.run([*command, "fronts", "--configfile", config], check=True, capture_output=True)
     for name in ("round_2/evaluations.csv", "round_2/candidates.csv", "round_2/generations.csv", "front.csv"):
         assert (other / "results/search/arc_easy" / name).read_bytes() == (
             run / "results/search/arc_easy" / name
