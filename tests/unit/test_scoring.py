@@ -73,7 +73,7 @@ def tiny(stories, tmp_path_factory):
 
 
 def compiled(output, lm_eval_task, metric, model, data_root, **settings):
-    defaults = {"task": "t", "num_fewshot": None, "limit": None, "subtasks": None, "chunk_tokens": 300, "seed": 0}
+    defaults = {"task": "t", "num_fewshot": None, "limit": None, "subtasks": None, "chunk_tokens": 300}
     compile_task(
         output, lm_eval_task=lm_eval_task, metric=metric, model=model, data_root=data_root, **(defaults | settings)
     )
