@@ -84,11 +84,14 @@ def fetched_revision(wildcards):
 
 
 def task_data(wildcards):
-    """What must be made before a task can be compiled: the world, or the fetched dataset; local data is just there."""
+    """What a task reads: the world or its dataset, fetched or local, and its own YAML if it has one."""
+    settings = config["tasks"][wildcards.task]
+    definition = settings.get("lm_eval_task", "")
+    own = [definition] if definition.endswith((".yaml", ".yml")) else []
     if EMBEDDED:
-        return "results/world"
-    dataset = task_dataset(wildcards.task, config["tasks"][wildcards.task])
-    return f"resources/hub/{dataset}" if dataset and "data_root" not in config else []
+        return ["results/world", *own]
+    dataset = task_dataset(wildcards.task, settings)
+    return [f"{HUB}/{dataset}", *own] if dataset else own
 
 
 def task_settings(wildcards):
