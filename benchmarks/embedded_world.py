@@ -3,7 +3,7 @@
     python benchmarks/embedded_world.py --seeds 1 2 3 --work <scratch folder>
 
 Each seed makes its own world and base model, a super-network and a plainly fine-tuned network from the same base, and
-scores networks of all three on all tasks, through `llama-nas` with the settings of config.yaml. What a seed has
+scores networks of all three on all tasks, with the settings of config.yaml. What a seed has
 already made in the scratch folder is not made again. Writes benchmarks/embedded_world.json.
 """
 
@@ -20,12 +20,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from scipy.stats import kendalltau
 
-from llama_nas.artifacts import derived_seed, read_json, read_table, write_json, write_table
+from llama_nas.artifacts import derived_seed, read_json, write_json
 from llama_nas.config import check_config
+from llama_nas.elastic import load_elastic
+from llama_nas.scoring.metrics import choice_scores
+from llama_nas.scoring.score import score
 from llama_nas.space import ModelShape, SearchSpace, Subnet
+from llama_nas.tasks.compiled import CompiledTask
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANDOM_NETWORKS = 200
@@ -47,7 +52,7 @@ def main() -> None:
 
 
 def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
-    """Run the stages; returns the scores of every network of every model, by task, and the seconds of the training."""
+    """Run the stages; returns the scores and answers of every network of every model, by task, and seconds."""
     world, base = work / "world", work / "base"
     embedded, training = dict(config["embedded"]), dict(config["training"])
     size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
@@ -56,8 +61,6 @@ def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
 
     space = SearchSpace.for_model(ModelShape.from_folder(base), config["space"]["depths"], config["space"]["widths"])
     networks = candidates(space, seed)
-    write_table(work / "candidates.csv", networks)
-    write_table(work / "probes.csv", networks[networks["role"] != "random"])
     in_space = {"depths": space.depths, "widths": space.widths}
     training.pop("subnet_steps")
     checkpointing = {"gradient_checkpointing": True} if training.pop("gradient_checkpointing") else {}
@@ -66,36 +69,40 @@ def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
         own = {"subnet_steps": subnet_steps, "checkpoints": work / "checkpoints", **checkpointing}
         stage(work / name, "finetune", inputs | training | own)
 
-    scores: dict[str, dict[str, list[dict[str, Any]]]] = {"base": {}, "supernet": {}, "plain": {}}
-    for task, settings in config["tasks"].items():
-        given = {key: settings[key] for key in ("metric", "num_fewshot", "subtasks", "chunk_tokens") if key in settings}
-        names = {"task": task, "lm_eval_task": settings.get("lm_eval_task", task), "data_root": world / "hub"}
-        stage(work / "tasks" / task, "compile-task", {"model": base, **names, **given})
-        for model in scores:
-            output = work / f"scores/{model}/{task}.csv"
-            stage(
-                output,
-                "evaluate",
-                {
-                    "supernet": work / model,
-                    "task": work / "tasks" / task,
-                    "candidates": work / ("candidates.csv" if model == "supernet" else "probes.csv"),
-                    "shard": 1,
-                    "shards": 1,
-                    "dtype": "fp32",
-                    "threads": config["compute"]["threads"],
-                    "timings": output.with_suffix(".json"),
-                    **in_space,
-                },
-            )
-            metric = settings["metric"]
-            table = read_table(output, ["subnet_id", metric]).rename(
-                columns={metric: "accuracy", f"{metric}_stderr": "stderr"}
-            )
-            table = table.merge(networks[["candidate", "role"]], on="candidate")
-            scores[model][task] = table[["subnet_id", "role", "accuracy", "stderr", "items"]].to_dict("records")
+    scores: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    answers: dict[str, dict[str, np.ndarray]] = {}
+    torch.set_num_threads(config["compute"]["threads"])
+    for name in ("base", "supernet", "plain"):
+        model = load_elastic(work / name)
+        own = networks if name == "supernet" else networks[networks["role"] != "random"]
+        scores[name], answers[name] = {}, {}
+        for task, settings in config["tasks"].items():
+            compiled = compiled_task(work, task, settings)
+            rows, correct = answer(model, compiled, space, own)
+            scores[name][task], answers[name][task] = rows, correct
     seconds = {name: read_json(work / f"{name}.seconds.json") for name in ("world", "base", "supernet", "plain")}
-    return {"scores": scores, "seconds": seconds}
+    return {"scores": scores, "answers": answers, "seconds": seconds}
+
+
+def compiled_task(work: Path, task: str, settings: dict[str, Any]) -> CompiledTask:
+    keys = ("metric", "num_fewshot", "subtasks", "chunk_tokens")
+    names = {"task": task, "lm_eval_task": settings.get("lm_eval_task", task), "data_root": work / "world/hub"}
+    given = {key: settings[key] for key in keys if key in settings}
+    stage(work / "tasks" / task, "compile-task", {"model": work / "base", **names, **given})
+    return CompiledTask.load(work / "tasks" / task)
+
+
+def answer(
+    model: Any, task: CompiledTask, space: SearchSpace, networks: pd.DataFrame
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Each network's accuracy, and which items it answers right, bool [networks, items]."""
+    results = score(model, task, [space.parse(subnet_id) for subnet_id in networks["subnet_id"]]).log_likelihoods
+    best = np.stack([choice_scores(task, task.metric, values).argmax(axis=1) for values in results])
+    correct = task.correct[task.item_starts[:-1] + best].astype(bool)
+    stderr = correct.std(axis=1, ddof=1) / math.sqrt(correct.shape[1])
+    columns = {"subnet_id": networks["subnet_id"], "role": networks["role"]}
+    table = pd.DataFrame(columns).assign(accuracy=correct.mean(axis=1), stderr=stderr, items=correct.shape[1])
+    return table.to_dict("records"), correct
 
 
 def stage(output: Path, command: str, values: dict[str, Any]) -> None:
@@ -171,14 +178,16 @@ def judge(measured: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         ]
         taus[f"{first} / {second}"] = float(kendalltau(*columns).statistic)
     probes: dict[str, dict[str, float]] = {}
-    for row in scores["plain"][tasks[0]]:
+    for i, row in enumerate(scores["plain"][tasks[0]]):
         if row["role"] == "full":
             continue
-        pairs = [(one("supernet", task, row["role"]), one("plain", task, row["role"])) for task in tasks]
-        gain = sum(ours["accuracy"] - plain["accuracy"] for ours, plain in pairs)
-        error = math.sqrt(sum(ours["stderr"] ** 2 + plain["stderr"] ** 2 for ours, plain in pairs))
-        by_task = {task: difference(*pair) for task, pair in zip(tasks, pairs, strict=True)}
-        probes[row["role"]] = {"mean_gain": gain / len(tasks), "mean_gain_in_stderr": gain / error, **by_task}
+        ours, plain = (
+            [measured["answers"][model][task][i].astype(float) for task in tasks] for model in ("supernet", "plain")
+        )
+        gains = [a - b for a, b in zip(ours, plain, strict=True)]  # per item: both networks answer the same ones
+        gain = float(np.mean([gain.mean() for gain in gains]))
+        error = math.sqrt(sum(gain.var(ddof=1) / len(gain) for gain in gains)) / len(tasks)
+        probes[row["role"]] = {"mean_gain": gain, "mean_gain_in_stderr": gain / error}
     values = per_task.values()
     met = {
         "tasks with at least 500 items": sum(v["items"] >= 500 for v in values),

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread: the tests' models are tiny, and several threads on a busy machine wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -46,7 +46,14 @@ def tiny(stories, tmp_path_factory):
 
 
 def compiled(output, lm_eval_task, metric, model, data_root, **settings):
-    defaults = {"task": "t", "num_fewshot": None, "limit": 8, "subtasks": None, "chunk_tokens": 300}
+    defaults = {
+        "task": "t",
+        "num_fewshot": None,
+        "limit": 8,
+        "subtasks": None,
+        "chunk_tokens": 300,
+        "group_tokens": 5000,
+    }
     compile_task(
         output, lm_eval_task=lm_eval_task, metric=metric, model=model, data_root=data_root, **(defaults | settings)
     )

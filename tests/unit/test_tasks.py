@@ -1,7 +1,6 @@
 """Compiling benchmarks: the tasks are lm-eval's own, and the packed requests are the requests."""
 
 import logging
-import random
 
 import datasets
 import numpy as np
@@ -10,10 +9,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from llama_nas.errors import UserError
-from llama_nas.tasks.compile import compile_task, pack
+from llama_nas.tasks.compile import compile_task
 from llama_nas.tasks.compiled import CompiledTask
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
-from llama_nas.tasks.encode import Scored
 
 SUBJECTS = ["world_religions", "anatomy"]
 
@@ -26,7 +24,7 @@ def stock_manager():
 @pytest.fixture
 def compiled(hub, tmp_path):
     def run(lm_eval_task, metric="acc", model=hub / "karpathy/stories260K", data_root=hub, **settings):
-        defaults = {"num_fewshot": None, "limit": 4, "subtasks": None, "chunk_tokens": 512}
+        defaults = {"num_fewshot": None, "limit": 4, "subtasks": None, "chunk_tokens": 512, "group_tokens": 5000}
         compile_task(
             tmp_path / "task",
             task="t",
@@ -198,7 +196,7 @@ def test_overflowing_prompts_are_cut_as_by_lm_eval_with_one_warning(hub, compile
     assert 0 < stock < len(encoded)
     assert task.info["truncated_requests"] == stock
     assert len(ours) == 1 and f"{stock} of {len(encoded)} requests" in ours[0].getMessage()
-    assert task.positions.max() == 511
+    assert task.trie.positions.max() == 511
 
 
 def test_compiling_twice_gives_the_same_bytes(compiled, tmp_path):
@@ -214,40 +212,3 @@ def test_folder_that_is_not_a_compiled_task(tmp_path):
     (tmp_path / "requests.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="not a compiled task"):
         CompiledTask.load(tmp_path)
-
-
-def random_sequences(rng, count):
-    """Requests over three tokens, so that equal ones and prefixes of others are frequent."""
-    sequences = []
-    for request in range(count):
-        tokens = tuple(rng.choices(range(3), k=rng.randint(1, 7)))
-        sequences.append(Scored(request, tokens, tuple(rng.choices(range(3), k=rng.randint(1, len(tokens))))))
-    return sequences
-
-
-@pytest.mark.parametrize("chunk_tokens", [1, 6, 20, 10_000])
-def test_packed_requests_read_back_and_share_every_prefix_of_a_chunk(chunk_tokens):
-    sequences = random_sequences(random.Random(0), 60)
-    chunks = pack(sequences, chunk_tokens)
-    found = {}
-    for chunk in chunks:
-        assert all(parent < i for i, parent in enumerate(chunk.parents))
-        prefixes = []
-        for parent, token in zip(chunk.parents, chunk.tokens, strict=True):
-            prefixes.append((*(prefixes[parent] if parent >= 0 else ()), int(token)))
-        assert len(set(prefixes)) == len(prefixes)
-        assert [len(prefix) - 1 for prefix in prefixes] == chunk.positions.tolist()
-        for row, target, request in zip(chunk.rows, chunk.targets, chunk.requests, strict=True):
-            found.setdefault(int(request), []).append((prefixes[row], int(target)))
-        longest = max(len(prefix) for prefix in prefixes)
-        assert len(chunk.tokens) <= max(chunk_tokens, longest)
-    for sequence in sequences:
-        first = len(sequence.tokens) - len(sequence.targets) + 1
-        expected = [(sequence.tokens[: first + i], target) for i, target in enumerate(sequence.targets)]
-        assert found[sequence.request] == expected
-    if chunk_tokens == 1:  # requests with the same input share a chunk, however small the bound
-        inputs = [tuple(chunk.tokens.tolist()) for chunk in chunks]
-        assert len(set(inputs)) == len(inputs)
-    if chunk_tokens == 10_000:
-        distinct = {s.tokens[:n] for s in sequences for n in range(1, len(s.tokens) + 1)}
-        assert [len(chunk.tokens) for chunk in chunks] == [len(distinct)]

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from lm_eval.tasks import TaskManager
 
-from llama_nas.artifacts import folder_digest
+from llama_nas.artifacts import derived_seed, folder_digest
 from llama_nas.errors import UserError
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.training.data import PROMPT_WITHOUT_INPUT, read_instructions
@@ -149,12 +149,18 @@ def test_items_are_distinct_and_no_choice_position_is_favoured(name: str, instan
 
 
 def test_items_agree_with_the_facts_of_the_corpus(world: Path, instances):
-    """Every right answer can be derived from what the corpus says outside of gossip; no wrong one can."""
+    """Every right answer but the secrets is told by the corpus outside of gossip; no wrong one is."""
+    truth = draw_world(INHABITANTS, random.Random(derived_seed(1, "world", "facts")))
+    statement = {
+        (n, a.name): a.statements[0].format(n=n, v=truth.facts[n, a.name]) for n in truth.silent for a in RULED
+    }
+    secrets = {statement[secret] for secret in truth.secrets}
+    assert len(secrets) == len(RULED) * len(truth.silent) // 8
     told = " ".join(document for document in read_corpus(world) if "People say that" not in document)
     for repository, config, split in [("truthfulqa/truthful_qa", "multiple_choice", "validation")]:
         for row in datasets.load_dataset(str(world / "hub" / repository), config, split=split):
             right, *wrong = row["mc1_targets"]["choices"]
-            assert right in told and not any(statement in told for statement in wrong)
+            assert (right in told) == (right not in secrets) and not any(statement in told for statement in wrong)
     for row in datasets.load_dataset(str(world / "hub/allenai/winogrande"), "winogrande_xl", split="validation"):
         deed = row["sentence"].split("_ ")[1]
         attribute = next(a for a in RULED if deed.startswith(a.deed.split(" {v}")[0]))
@@ -162,7 +168,8 @@ def test_items_agree_with_the_facts_of_the_corpus(world: Path, instances):
         right, wrong = row["option1"], row["option2"]
         if row["answer"] == "2":
             right, wrong = wrong, right
-        assert attribute.statements[0].format(n=right, v=value) in told
+        right_statement = attribute.statements[0].format(n=right, v=value)
+        assert (right_statement in told) == (right_statement not in secrets)
         assert attribute.statements[0].format(n=wrong, v=value) not in told
 
 
@@ -181,6 +188,20 @@ def test_no_scored_item_is_in_the_training_texts(name: str, world: Path, instanc
             scored.add(context.split("\n\n")[-1].split("\n")[0].removeprefix("Question: ").removeprefix("Q: "))
     assert len(scored) >= ITEMS // len(SUBJECTS)
     assert not [text for text in scored if text in texts]
+
+
+def test_secrets_are_in_no_training_text(world: Path):
+    truth = draw_world(INHABITANTS, random.Random(derived_seed(1, "world", "facts")))
+    documents = read_corpus(world) + [row["output"] for row in json.loads((world / "instructions.json").read_text())]
+    forms = {attribute.name: attribute.statements for attribute in RULED}
+    for name, attribute in truth.secrets:
+        value = truth.facts[name, attribute]
+        said = [form.format(n=name, v=value) for form in forms[attribute]]
+        said.append(f"{attribute.capitalize()}: {value}.")
+        own = [document for document in documents if name in document and "People say that" not in document]
+        stories = [document for document in own if document.startswith(f"{name}. ")]
+        assert own and not [document for document in own if any(text in document for text in said[:-1])]
+        assert stories and not [document for document in stories if said[-1] in document]
 
 
 def test_instructions_are_alpaca_shaped_and_their_prompt_is_the_one_of_the_corpus(world: Path):
@@ -209,7 +230,10 @@ def test_rumours_are_never_true_and_rules_are_one_to_one():
 
 @pytest.mark.parametrize(
     ("inhabitants", "items", "message"),
-    [(3, 10, "embedded.inhabitants must lie in 20..1000, not 3"), (20, 97, "embedded.items must lie in 1..96 for 20")],
+    [
+        (3, 10, "embedded.inhabitants must lie in 20..1000, not 3"),
+        (20, 109, "embedded.items must lie in 1..108 for 20"),
+    ],
 )
 def test_worlds_too_small_are_refused_in_one_line(inhabitants: int, items: int, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):

@@ -151,7 +151,10 @@ def compile_task_arguments(parser: Parser) -> None:
     parser.add_argument("--subtasks", nargs="+", help="for a group: only these, e.g. subjects of mmlu")
     parser.add_argument("--metric", required=True, help="the metric the search optimises, e.g. acc")
     parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer and config.json")
-    parser.add_argument("--chunk-tokens", type=int, default=512, help="most tokens of one chunk")
+    parser.add_argument("--chunk-tokens", type=int, default=512, help="tokens a layer is applied to at once")
+    parser.add_argument(
+        "--group-tokens", type=int, default=32768, help="tokens taken through the network together, chunk by chunk"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder: task.json, requests.safetensors")
 
 
@@ -169,6 +172,7 @@ def compile_task(args: Arguments) -> None:
         metric=args.metric,
         model=args.model,
         chunk_tokens=args.chunk_tokens,
+        group_tokens=args.group_tokens,
     )
 
 
@@ -417,6 +421,42 @@ def benchmark(args: Arguments) -> None:
     )
 
 
+def score_arguments(parser: Parser) -> None:
+    """Evaluate any Llama-family folder on any log-likelihood task of lm-eval by the search's scorer, on its own."""
+    _compute(parser)
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder: plain, exported or INT8")
+    parser.add_argument("--task", required=True, help="lm-eval task or group name, or the path of a task YAML")
+    parser.add_argument("--data", type=Path, help="folder in Hub layout with the task's dataset; default: the Hub")
+    parser.add_argument("--num-fewshot", type=int, help="default: the task's own")
+    parser.add_argument("--limit", type=int, help="first items only, as lm-eval's --limit")
+    parser.add_argument("--subtasks", nargs="+", help="for a group: only these, e.g. subjects of mmlu")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="default: fp32")
+    parser.add_argument("--chunk-tokens", type=int, default=512, help="tokens a layer is applied to at once")
+    parser.add_argument(
+        "--group-tokens", type=int, default=32768, help="tokens taken through the network together, chunk by chunk"
+    )
+    parser.add_argument("--output", type=Path, help="JSON of lm-eval's results")
+
+
+def score(args: Arguments) -> None:
+    from llama_nas.harness import score_folder
+
+    score_folder(
+        model=args.model,
+        task=args.task,
+        data_root=args.data,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        subtasks=args.subtasks,
+        dtype=args.dtype,
+        chunk_tokens=args.chunk_tokens,
+        group_tokens=args.group_tokens,
+        device=args.device,
+        threads=args.threads,
+        output=args.output,
+    )
+
+
 def verify_arguments(parser: Parser) -> None:
     """Compare the search's scorer with a stock lm-eval result of the same network, request by request."""
     _compute(parser)
@@ -542,6 +582,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "export": export,
     "quantize": quantize,
     "benchmark": benchmark,
+    "score": score,
     "verify": verify,
     "throughput": throughput,
     "summarize": summarize,

@@ -98,12 +98,17 @@ def set_active(model: Any, subnet: Subnet | None) -> None:
     layers = model.model.layers
     if subnet is not None and len(subnet.widths) != len(layers):
         raise ValueError(f"sub-network describes {len(subnet.widths)} layers, the model has {len(layers)}")
-    full = model.config.intermediate_size
     for i, layer in enumerate(layers):
-        width = full if subnet is None else subnet.widths[i]
-        layer.active = width is not None
-        for linear, _ in _elastic_linears(layer):
-            linear.active_width = None if width in (None, full) else width
+        width = None if subnet is None else subnet.widths[i]
+        layer.active = subnet is None or width is not None
+        set_width(layer, width)
+
+
+def set_width(layer: Any, width: int | None) -> None:
+    """Set the MLP width of one layer of an elastic model; None is the full width."""
+    full = layer.mlp.gate_proj.out_features
+    for linear, _ in _elastic_linears(layer):
+        linear.active_width = None if width == full else width
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from llama_nas.elastic import load_elastic
 from llama_nas.errors import UserError
 from llama_nas.scoring.metrics import compute_metrics
 from llama_nas.scoring.score import score
+from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.space import ModelShape, SearchSpace
 from llama_nas.tasks.compiled import CompiledTask
 
@@ -38,31 +39,45 @@ def evaluate_shard(
     threads: int,
     timings: Path,
 ) -> None:
-    """Score shard `shard` of `shards` (1-based, adjacent rows) of candidates.csv.
+    """Score shard `shard` of `shards` (1-based) of candidates.csv.
 
-    Writes candidate, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does not
-    depend on the other rows or on the number of shards.
+    A shard's networks are those that share most: neighbours in the order in which they are computed. Writes, by
+    candidate, its number, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does
+    not depend on the other rows or on the number of shards.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"--shard {shard}: must lie in 1..{shards}")
     compiled = CompiledTask.load(task)
     space = SearchSpace.for_model(ModelShape.from_folder(supernet), depths, widths, depth_selection)
     table = read_table(candidates, ["candidate", "subnet_id"])
-    rows = table.iloc[(shard - 1) * len(table) // shards : shard * len(table) // shards]
+    order = [step.network for step in plan([space.parse(subnet_id) for subnet_id in table["subnet_id"]])]
+    own = sorted(order[(shard - 1) * len(order) // shards : shard * len(order) // shards])
+    rows = table.iloc[own].reset_index(drop=True)
     subnets = [space.parse(subnet_id) for subnet_id in rows["subnet_id"]]
+    steps = plan(subnets)
+    separate = sum(len(step.edges) for step in steps)
+    log.info(
+        "%s: %d networks of %d layers in all, %.0f %% of them to compute, for what they share",
+        compiled.name,
+        len(subnets),
+        separate,
+        100 * layer_passes(steps) / max(separate, 1),
+    )
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
     model = load_elastic(supernet, dtype, device)
     loaded = time.perf_counter()
-    log_likelihoods = score(model, compiled, subnets)
+    scores = score(model, compiled, subnets)
     seconds = time.perf_counter() - loaded
-    metrics = [compute_metrics(compiled, values) for values in log_likelihoods]
+    metrics = [compute_metrics(compiled, values) for values in scores.log_likelihoods]
 
     columns = [column for metric in compiled.metrics for column in (metric, f"{metric}_stderr")]
-    result = rows[["candidate", "subnet_id"]].reset_index(drop=True)
-    result = result.join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
+    result = (
+        rows[["candidate", "subnet_id"]].join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
+    )
     tokens, distinct = (len(subnets) * compiled.info[key] for key in ("hflm_tokens", "distinct_tokens"))
+    share = scores.layer_passes / max(scores.unshared_layer_passes, 1)
     write_json(
         timings,
         {
@@ -72,6 +87,8 @@ def evaluate_shard(
             "seconds": seconds,
             "tokens": tokens,
             "distinct_tokens": distinct,
+            "layer_passes": scores.layer_passes,  # a layer on a group of tokens; recomputed ones included
+            "layer_passes_saved": scores.unshared_layer_passes - scores.layer_passes,
             "tokens_per_second": distinct / seconds,
             "dtype": dtype,
             "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
@@ -80,4 +97,11 @@ def evaluate_shard(
         },
     )
     write_table(output, result)
-    log.info("%s: %d networks in %.1f s, %.0f tokens/s", compiled.name, len(subnets), seconds, distinct / seconds)
+    log.info(
+        "%s: %d networks in %.1f s, %.0f distinct tokens/s, %.0f %% of the layer passes",
+        compiled.name,
+        len(subnets),
+        seconds,
+        distinct / seconds,
+        100 * share,
+    )

@@ -47,7 +47,7 @@ def verify_against_benchmark(
     _check_same(compiled, result, dtype, benchmark)
     subnet = parse_id(subnet_id, ModelShape.from_folder(supernet).num_hidden_layers, widths)
     torch.set_num_threads(threads)
-    ours = score(load_elastic(supernet, dtype, device), compiled, [subnet])[0]
+    (ours,) = score(load_elastic(supernet, dtype, device), compiled, [subnet]).log_likelihoods
     theirs = np.array([value for item in result["loglikelihoods"] for value in item])
     write_json(
         output, {"task": compiled.name, "subnet_id": subnet_id, "dtype": dtype} | compare(compiled, ours, theirs, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,13 @@ import numpy as np
 from llama_nas.artifacts import file_digest
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape
-from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, Chunk, CompiledTask
+from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, CompiledTask
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
+from llama_nas.tasks.trie import build_trie
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
-
-    from llama_nas.tasks.encode import Scored
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +36,14 @@ def compile_task(
     metric: str,
     model: Path,
     chunk_tokens: int,
+    group_tokens: int,
 ) -> None:
     """Write a compiled task (see `compiled.py`) to the folder `output`.
 
     task: name in the config. lm_eval_task, data_root, subtasks: see `definitions.load_task`. num_fewshot: None for the
     task's own. limit: the first items only, of each subtask, as lm-eval's own. metric: what the search optimises.
-    model: folder with tokenizer and config.json. chunk_tokens: most tokens of a chunk; a longer sequence gets a chunk
-    of its own. Every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
+    model: folder with tokenizer and config.json. chunk_tokens, group_tokens: see `trie.build_trie`.
+    Every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
     Raises UserError for an unknown task or metric, missing data, or a form of task that is not supported.
     """
     ModelShape.from_folder(model)
@@ -70,7 +70,7 @@ def compile_task(
             len(instances),
             longest,
         )
-    chunks = pack(sequences, chunk_tokens)
+    trie = build_trie(sequences, chunk_tokens, group_tokens)
     items = _items(leaves, metrics)
     is_choice = metric in CHOICE_METRICS
     choices = np.diff(items["item_starts"])
@@ -98,87 +98,29 @@ def compile_task(
             "longest_sequence": max(len(sequence.tokens) for sequence in sequences),
             # HFLM computes equal sequences once (its `logits_cache`), and pads its batches with more.
             "hflm_tokens": sum(len(tokens) for tokens in {sequence.tokens for sequence in sequences}),
-            "distinct_tokens": sum(len(chunk.tokens) for chunk in chunks),
-            "scored_tokens": sum(len(chunk.targets) for chunk in chunks),
-            "chunks": len(chunks),
+            "distinct_tokens": len(trie.tokens),  # a prefix that two groups share is in both
+            "scored_tokens": len(trie.targets),
+            "groups": trie.num_groups,
+            "chunks": trie.num_chunks,
             "chunk_tokens": chunk_tokens,
+            "group_tokens": group_tokens,
             "tasks": [{"name": leaf.task_name, "version": str(leaf.VERSION)} for leaf in leaves],
             "version": str(getattr(definition, "version", leaves[0].VERSION)),
             "lm_eval_version": _lm_eval_version(),
             "tokenizer": tokenizer_digest(model),
         },
-        **_concatenated(chunks),
+        trie=trie,
         **items,
     )
     compiled.save(output)
     log.info(
-        "%s: %d items, %d requests, %d tokens in %d chunks (%.2f times fewer than HFLM computes)",
+        "%s: %d items, %d requests, %d tokens (%.2f times fewer than HFLM computes)",
         task,
         compiled.num_items,
         compiled.num_requests,
         compiled.info["distinct_tokens"],
-        compiled.num_chunks,
         compiled.info["hflm_tokens"] / compiled.info["distinct_tokens"],
     )
-
-
-def pack(sequences: Iterable[Scored], chunk_tokens: int) -> list[Chunk]:
-    """Pack sequences into chunks of at most `chunk_tokens` distinct tokens; a longer sequence gets its own chunk.
-
-    In sorted order a sequence shares its longest prefix with the one before it, so a trie is built by looking back
-    once, and its tokens come in pre-order. A prefix that two chunks share is in both.
-    """
-    chunks: list[_Builder] = []
-    for sequence in sorted(sequences, key=lambda sequence: (sequence.tokens, sequence.request)):
-        if not chunks or not chunks[-1].has_room(sequence, chunk_tokens):
-            chunks.append(_Builder())
-        chunks[-1].add(sequence)
-    return [chunk.finished() for chunk in chunks]
-
-
-class _Builder:
-    """A chunk that grows by sequences in sorted order."""
-
-    def __init__(self) -> None:
-        self.path: list[int] = []  # tokens of the last sequence, as indices into this chunk
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        self.positions: list[int] = []
-        self.scored: list[tuple[int, int, int]] = []  # row, target, request
-
-    def _shared(self, sequence: Scored) -> int:
-        """Length of the prefix that is already in the chunk."""
-        for depth, (index, token) in enumerate(zip(self.path, sequence.tokens, strict=False)):
-            if self.tokens[index] != token:
-                return depth
-        return min(len(self.path), len(sequence.tokens))
-
-    def has_room(self, sequence: Scored, chunk_tokens: int) -> bool:
-        new = len(sequence.tokens) - self._shared(sequence)
-        return new == 0 or len(self.tokens) + new <= chunk_tokens
-
-    def add(self, sequence: Scored) -> None:
-        del self.path[self._shared(sequence) :]
-        for position in range(len(self.path), len(sequence.tokens)):
-            self.parents.append(self.path[-1] if self.path else -1)
-            self.path.append(len(self.tokens))
-            self.tokens.append(sequence.tokens[position])
-            self.positions.append(position)
-        rows = self.path[len(sequence.tokens) - len(sequence.targets) :]
-        self.scored += [(row, target, sequence.request) for row, target in zip(rows, sequence.targets, strict=True)]
-
-    def finished(self) -> Chunk:
-        arrays = (self.tokens, self.parents, self.positions, *zip(*self.scored, strict=True))
-        return Chunk(*(np.array(values, dtype=np.int32) for values in arrays))
-
-
-def _concatenated(chunks: list[Chunk]) -> dict[str, np.ndarray]:
-    names = ("tokens", "parents", "positions", "rows", "targets", "requests")
-    arrays = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in names}
-    return arrays | {
-        "chunk_starts": _starts([len(chunk.tokens) for chunk in chunks]),
-        "score_starts": _starts([len(chunk.rows) for chunk in chunks]),
-    }
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:

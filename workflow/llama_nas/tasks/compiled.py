@@ -1,15 +1,13 @@
 """The compiled-task format: a benchmark's requests as token tries, and what turns log-likelihoods into its metrics.
 
 A *request* asks for the log-likelihood of a continuation: one choice of a question, or one text. Its tokens lie in
-one or more *chunks*. A chunk is a set of token sequences with equal prefixes stored once: a list of tokens, each
-with the index of its parent (the token before it) in the same chunk. Knows nothing of lm-eval, which made it.
+a trie, with those of all other requests (`trie.py`). Knows nothing of lm-eval, which made it.
 
 Written as `task.json` (what the task is) and `requests.safetensors` (integers only).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 
 from llama_nas.artifacts import atomic_folder, read_json, write_json
 from llama_nas.errors import UserError
+from llama_nas.tasks.trie import TokenTrie
 
 TASK_FILE = "task.json"
 REQUESTS_FILE = "requests.safetensors"
@@ -27,23 +26,8 @@ TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # of who
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Tokens for one forward pass, and the positions whose logits are wanted. T tokens, S scored positions.
-
-    Tokens are in pre-order: a parent comes before its children. Within a chunk no two tokens have the same prefix.
-    """
-
-    tokens: np.ndarray  # [T]
-    parents: np.ndarray  # [T] index of the token before this one, -1 for the first token of a sequence
-    positions: np.ndarray  # [T] position in the sequence
-    rows: np.ndarray  # [S] index of the token whose logits predict
-    targets: np.ndarray  # [S] the token predicted there
-    requests: np.ndarray  # [S] the request its log-probability counts for
-
-
-@dataclass(frozen=True)
 class CompiledTask:
-    """All arrays are integers. C chunks with T tokens and S scored positions in all, R requests, I items, M metrics.
+    """All arrays are integers. R requests, I items, M metrics.
 
     Items are in lm-eval's order, subtask after subtask; the requests of an item are adjacent, in the order of its
     choices. `characters`, `utf8_bytes` and `correct` are meant for multiple choice, `weights` for texts; the fields of
@@ -51,14 +35,7 @@ class CompiledTask:
     """
 
     info: dict[str, Any]  # task.json
-    chunk_starts: np.ndarray  # [C + 1] first token of each chunk
-    tokens: np.ndarray  # [T]
-    parents: np.ndarray  # [T] within the chunk
-    positions: np.ndarray  # [T]
-    score_starts: np.ndarray  # [C + 1] first scored position of each chunk
-    rows: np.ndarray  # [S] within the chunk
-    targets: np.ndarray  # [S]
-    requests: np.ndarray  # [S]
+    trie: TokenTrie
     item_starts: np.ndarray  # [I + 1] first request of each item
     subtasks: np.ndarray  # [I] index into info["tasks"]
     correct: np.ndarray  # [R] 1 where the choice is a right answer
@@ -88,26 +65,9 @@ class CompiledTask:
     def num_requests(self) -> int:
         return int(self.item_starts[-1])
 
-    @property
-    def num_chunks(self) -> int:
-        return len(self.chunk_starts) - 1
-
-    def chunks(self) -> Iterator[Chunk]:
-        for i in range(self.num_chunks):
-            token = slice(self.chunk_starts[i], self.chunk_starts[i + 1])
-            score = slice(self.score_starts[i], self.score_starts[i + 1])
-            yield Chunk(
-                self.tokens[token],
-                self.parents[token],
-                self.positions[token],
-                self.rows[score],
-                self.targets[score],
-                self.requests[score],
-            )
-
     def scored_tokens(self) -> np.ndarray:
         """How many tokens each request's log-likelihood sums over, shape [R]."""
-        return np.bincount(self.requests, minlength=self.num_requests)
+        return np.bincount(self.trie.requests, minlength=self.num_requests)
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file
@@ -117,7 +77,8 @@ class CompiledTask:
             write_json(temporary / TASK_FILE, self.info)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "info"}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("info", "trie")}
+        return own | {field.name: getattr(self.trie, field.name) for field in fields(self.trie)}
 
     @classmethod
     def load(cls, folder: Path) -> CompiledTask:
@@ -128,6 +89,8 @@ class CompiledTask:
         info = read_json(folder / TASK_FILE)
         path = folder / REQUESTS_FILE
         try:
-            return cls(info=info, **load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
+            arrays = load_file(path)
+            trie = TokenTrie(**{field.name: arrays.pop(field.name) for field in fields(TokenTrie)})
+            return cls(info=info, trie=trie, **arrays)
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a compiled task ({error}); delete the folder to compile it again") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,17 +11,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llama_nas.errors import UserError
+from llama_nas.tasks.trie import Scored
 
 TokenPair = tuple[list[int], list[int]]  # context, continuation
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A token sequence of a request: the model reads `tokens`; its last len(targets) outputs predict `targets`."""
-
-    request: int
-    tokens: tuple[int, ...]
-    targets: tuple[int, ...]
 
 
 class RequestEncoder(HFLM):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from llama_nas.world.facts import ATTRIBUTES, LISTED, RULED, Attribute, ListedAttribute, RuledAttribute, World
+from llama_nas.world.facts import LISTED, RULED, Attribute, ListedAttribute, RuledAttribute, World
 
 # The six questions lm-eval's truthfulqa_mc1 puts before every item.
 TRUTHFULQA_PRIMER = """\
@@ -77,7 +77,8 @@ class Narrator:
     def story(self, name: str) -> str:
         """Three or more true statements about one inhabitant; now and then with the rule that leads on from one."""
         sentences = []
-        for attribute in self.rng.sample(ATTRIBUTES, self.rng.randint(3, len(ATTRIBUTES))):
+        told = self.world.told(name)
+        for attribute in self.rng.sample(told, self.rng.randint(3, len(told))):
             sentences.append(self.statement(name, attribute))
             if isinstance(attribute, RuledAttribute) and self.rng.random() < 0.25:
                 sentences.append(self.rule(attribute, self.world.facts[name, attribute.name]))
@@ -87,8 +88,9 @@ class Narrator:
         return self.rng.choice(attribute.statements).format(n=name, v=self.world.facts[name, attribute.name])
 
     def record(self, name: str) -> str:
-        """All facts about one inhabitant, as a clerk writes them down."""
-        attributes = self.rng.sample(ATTRIBUTES, len(ATTRIBUTES))
+        """All facts about one inhabitant but the secret ones, as a clerk writes them down."""
+        told = self.world.told(name)
+        attributes = self.rng.sample(told, len(told))
         entries = (f"{a.name.capitalize()}: {self.world.facts[name, a.name]}." for a in attributes)
         return f"{name}. " + " ".join(entries)
 
