@@ -116,7 +116,7 @@ class Run:
         front = pd.DataFrame(
             [
                 {"subnet_id": id, "layers": LAYERS, "parameters": parameters(id), "size_bytes": 2 * parameters(id)}
-                | {metric.name: scores[id, "fp16"], "stderr": ERROR, "round": 2}
+                | {metric.name: scores[id, "fp16"], "stderr": ERROR, "items": 500, "round": 2}
                 for id in members
             ]
         )

@@ -250,6 +250,24 @@ def test_sub_networks_agree_with_stock_lm_eval_on_sliced_models(hub, tiny, stock
     assert len({round(result.sum(), 3) for result in ours}) == len(ids)
 
 
+def test_some_items_are_the_same_for_all_and_keep_their_scores(hub, tiny, tmp_path):
+    """30 of 60 items of two subjects of unequal size, drawn in proportion; figures are those of the items alone."""
+    subjects = ["abstract_algebra", "anatomy"]
+    task = compiled(tmp_path / "t", "mmlu", "acc", tiny, hub, limit=30, subtasks=subjects)
+    some = task.random_items(20)
+    assert np.bincount(some.subtasks).tolist() == [10, 10] and some.num_items == some.info["items"] == 20
+    model = load_elastic(tiny)
+    every, own = (score(model, t, [None]).log_likelihoods[0] for t in (task, some))
+    matches = [np.flatnonzero(np.isclose(every, value, rtol=1e-5)) for value in own]
+    items = {int(np.searchsorted(task.item_starts, m[0], side="right")) for m in matches}
+    assert len(items) == 20
+    np.testing.assert_array_equal(score(model, task.random_items(20), [None]).log_likelihoods[0], own)
+    assert compute_metrics(some, own)["acc_stderr"] > compute_metrics(task, every)["acc_stderr"]
+    for count in (1, 61):
+        with pytest.raises(UserError, match=f"search_items {count} must be at most its 60 items"):
+            task.random_items(count)
+
+
 def test_half_precision_sums_stay_near_full_precision(hub, tiny, tmp_path):
     task = compiled(tmp_path / "t", "arc_easy", "acc", tiny, hub, limit=10)
     (full,) = score(load_elastic(tiny, "fp32"), task, [None]).log_likelihoods
@@ -319,7 +337,7 @@ def shard_run(hub, tiny, tmp_path):
             device="cpu",
             threads=1,
             timings=tmp_path / "timings.json",
-            **(settings | changes),
+            **({"items": None} | settings | changes),
         )
         return output.read_text()
 
@@ -336,7 +354,15 @@ def test_shards_are_the_rows_of_one_table_byte_for_byte(shard_run, tmp_path):
         assert all(part[0] == header for part in parts)
         assert "\n".join([header, *sorted(line for part in parts for line in part[1:]), ""]) == whole
     timings = read_json(tmp_path / "timings.json")
-    assert {"seconds", "tokens", "distinct_tokens", "tokens_per_second", "host"} <= set(timings)
+    assert {
+        "seconds",
+        "items",
+        "distinct_tokens",
+        "layer_passes",
+        "layer_passes_saved",
+        "tokens_per_second",
+        "host",
+    } <= set(timings)
 
 
 def test_bad_shard_or_candidate_is_one_clear_line(shard_run, tmp_path):

@@ -21,7 +21,7 @@ from llama_nas.errors import UserError
 from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding, linas, nsga, predictors, sampling
 from llama_nas.search.fit import fit_predictor
-from llama_nas.search.front import write_front
+from llama_nas.search.front import write_finalists, write_front
 from llama_nas.search.propose import propose_candidates
 from llama_nas.search.sample import sample_candidates
 from llama_nas.space import ModelShape, SearchSpace
@@ -520,7 +520,8 @@ class Run:
 
     def front(self, round_number: int) -> pd.DataFrame:
         output = self.folder / "front.csv"
-        write_front(output, task=self.folder / "task", evaluations=self.path(round_number, "evaluations.csv"))
+        inputs = {"task": self.folder / "task", "evaluations": self.path(round_number, "evaluations.csv")}
+        write_front(output, **inputs, candidates=None, shards=None)
         return read_table(output)
 
     def all(self, rounds: int) -> pd.DataFrame:
@@ -607,9 +608,38 @@ def test_front_is_what_brute_force_finds_in_the_real_evaluations(tmp_path, highe
         for size, value, subnet_id in rows
         if not any(s <= size and v >= value and (s, v) != (size, value) for s, v, _ in rows)
     )
-    assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "round"]
+    assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
     assert list(zip(front["parameters"], front["subnet_id"], strict=True)) == expected
     assert (front["stderr"] == 0.02).all() and (np.diff(front["acc"]) * sign > 0).all()
+
+
+def test_finalists_are_judged_by_all_items_only(tmp_path):
+    """After a search on 100 items: its front is evaluated again on 500, where one network falls off the front."""
+    run = Run(tmp_path, SyntheticTask())
+    run.all(2)
+    inputs = {"task": tmp_path / "task", "evaluations": run.path(2, "evaluations.csv")}
+    searched = run.front(2)
+    candidates, shard = tmp_path / "round_final/candidates.csv", tmp_path / "round_final/shard_1-of-1.csv"
+    write_finalists(candidates, **inputs)
+    finalists = read_table(candidates)
+    assert finalists["subnet_id"].tolist() == searched["subnet_id"].tolist()
+    assert (finalists["origin"] == "front").all() and finalists["predicted"].tolist() == searched["acc"].tolist()
+
+    again = pd.DataFrame({"candidate": finalists["candidate"], "subnet_id": finalists["subnet_id"]})
+    again["acc"] = np.linspace(0.5, 0.6, len(again))
+    again.loc[1, "acc"] = 0.1  # the second smallest is worse than the smallest
+    again = again.assign(acc_stderr=0.01, acc_norm=1.0, acc_norm_stderr=np.nan, items=5000)
+    again.to_csv(shard, index=False)
+    write_front(tmp_path / "front.csv", **inputs, candidates=candidates, shards=[shard])
+    front = read_table(tmp_path / "front.csv")
+    expected = again.drop(1)
+    assert front["subnet_id"].tolist() == expected["subnet_id"].tolist()
+    assert front["acc"].tolist() == expected["acc"].tolist()
+    assert (front["items"] == 5000).all() and (front["stderr"] == 0.01).all()
+
+    again.drop(3).to_csv(shard, index=False)
+    with pytest.raises(UserError, match=r"candidate 3 .* is missing"):
+        write_front(tmp_path / "front.csv", **inputs, candidates=candidates, shards=[shard])
 
 
 def test_the_search_follows_the_direction_of_the_metric(tmp_path):

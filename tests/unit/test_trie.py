@@ -128,6 +128,25 @@ def test_trie_reads_back_as_the_requests(pairs, bounds):
         assert [len(prefixes) for prefixes in inputs] == [len(distinct)]
 
 
+@settings(max_examples=40, deadline=None)
+@given(requests, bounds, st.data())
+def test_trie_of_some_requests_scores_them_as_before(pairs, bounds, data):
+    kept = data.draw(st.lists(st.integers(0, len(pairs) - 1), min_size=1, unique=True).map(sorted))
+    sequences, trie = make_trie(pairs, *bounds)
+    some = trie.of_requests(np.array(kept), bounds[0])
+    full = Subnet((WIDTHS[0],) * 3)
+    every = score_trie(model(), trie, len(pairs), [full], label="t").log_likelihoods[0]
+    scores = score_trie(model(), some, len(kept), [full], label="t").log_likelihoods[0]
+    np.testing.assert_allclose(scores, every[kept], rtol=1e-5, atol=1e-5)
+    distinct = {sequences[i].tokens[:n] for i in kept for n in range(1, len(sequences[i].tokens) + 1)}
+    if bounds[1] == 200:
+        assert len(some.tokens) == len(distinct)
+    for group in some.groups():
+        for chunk in group.chunks():
+            needed = {a for i in range(chunk.start, chunk.stop) for a in range(chunk.start) if i < group.ends[a]}
+            assert needed == set(group.stem(chunk).tolist()) and chunk.stop - chunk.start <= bounds[0]
+
+
 def test_group_ends_where_its_neighbours_share_least():
     """Two subjects with long prefixes: the bound lies within the second, the cut between them."""
     subjects = [[Scored(10 * s + i, (s, *[3] * 20, i), (0,)) for i in range(10)] for s in range(2)]

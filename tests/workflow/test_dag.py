@@ -114,6 +114,16 @@ def test_whole_run_and_what_reruns(run):
     assert longer == {"propose": 2, "evaluate": 2, "fit": 2, "front": 2}
 
 
+def test_search_on_some_items_evaluates_its_front_on_all(run):
+    """The key reruns the search but not what it searches in; without it, nothing is evaluated twice."""
+    run("fronts")
+    counts = executed(run("fronts", change=lambda config: config["tasks"]["arc_easy"].update(search_items=30)))
+    assert counts == {"evaluate": 3, "fit": 2, "propose": 1, "finalists": 1, "front": 1}
+    commands = run("--dry-run", "--printshellcmds", "--forcerun", "evaluate", "fronts").stdout
+    evaluations = re.findall(r"llama-nas evaluate .*?(round_\w+)/candidates.csv.*?(--items 30)? +--timings", commands)
+    assert sorted(evaluations) == [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "")]
+
+
 def test_new_front_members_are_exported(run, monkeypatch):
     run()
     monkeypatch.setenv("FRONT_IDS", "01111x 111111")

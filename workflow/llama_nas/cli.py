@@ -251,6 +251,7 @@ def evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--shard", type=int, required=True, help="1-based")
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], required=True)
+    parser.add_argument("--items", type=int, help="score only so many of the task's items, always the same ones")
     parser.add_argument("--output", type=Path, required=True, help="shard CSV: one row per candidate")
     parser.add_argument("--timings", type=Path, required=True, help="JSON: seconds, tokens, host")
 
@@ -272,6 +273,7 @@ def evaluate(args: Arguments) -> None:
         device=args.device,
         threads=args.threads,
         timings=args.timings,
+        items=args.items,
     )
 
 
@@ -357,17 +359,38 @@ def propose(args: Arguments) -> None:
     )
 
 
+def finalists_arguments(parser: Parser) -> None:
+    """After a search on some of the items: the non-dominated networks, to be evaluated on all items."""
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
+
+
+def finalists(args: Arguments) -> None:
+    from llama_nas.search.front import write_finalists
+
+    write_finalists(args.output, task=args.task, evaluations=args.evaluations)
+
+
 def front_arguments(parser: Parser) -> None:
     """Keep the non-dominated networks among all real evaluations."""
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--candidates", type=Path, help="candidates.csv of `llama-nas finalists`; with --shards")
+    parser.add_argument("--shards", type=Path, nargs="+", help="the finalists' shard CSVs: then only these count")
     parser.add_argument("--output", type=Path, required=True, help="front.csv")
 
 
 def front(args: Arguments) -> None:
     from llama_nas.search.front import write_front
 
-    write_front(args.output, task=args.task, evaluations=args.evaluations)
+    write_front(
+        args.output,
+        task=args.task,
+        evaluations=args.evaluations,
+        candidates=args.candidates,
+        shards=args.shards,
+    )
 
 
 def export_arguments(parser: Parser) -> None:
@@ -578,6 +601,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "evaluate": evaluate,
     "fit": fit,
     "propose": propose,
+    "finalists": finalists,
     "front": front,
     "export": export,
     "quantize": quantize,

@@ -38,7 +38,7 @@ wildcard_constraints:
     task="|".join(config["tasks"]),
     precision="fp32|bf16|fp16|int8",
     id="[0-9a-z]+",
-    round="[0-9]+",
+    round="[0-9]+|final",
     shard="[0-9]+",
     shards="[0-9]+",
 
@@ -137,6 +137,28 @@ def earlier_evaluations(wildcards):
 
 def earlier_option(wildcards, input):
     return f"--previous {input.earlier}" if input.earlier else ""
+
+
+def searches_on_some_items(task):
+    return "search_items" in config["tasks"][task]
+
+
+def evaluation_items(wildcards):
+    """The search may score some of the items only; the finalists are scored on all."""
+    items = None if wildcards.round == "final" else config["tasks"][wildcards.task].get("search_items")
+    return options({"items": items})
+
+
+def finalists(wildcards):
+    """Candidates and shards of the finalists, if there are any."""
+    if not searches_on_some_items(wildcards.task):
+        return []
+    folder = f"results/search/{wildcards.task}/round_final"
+    return [f"{folder}/candidates.csv", *(f"{folder}/shard_{i}-of-{SHARDS}.csv" for i in range(1, SHARDS + 1))]
+
+
+def finalists_options(wildcards, input):
+    return f"--candidates {input.finalists[0]} --shards {' '.join(input.finalists[1:])}" if input.finalists else ""
 
 
 # --- front: which networks leave the search is known only when it has ended ---

@@ -60,10 +60,11 @@ rule evaluate:
         space=SPACE,
         compute=COMPUTE,
         dtype=config["compute"]["dtype"],
+        subset=evaluation_items,
         timings="results/timings/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.json",
     shell:
         "llama-nas evaluate {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
-        "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} "
+        "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} {params.subset} "
         "--timings {params.timings} --output {output} 2> {log}"
 
 
@@ -143,11 +144,38 @@ rule propose:
         "--predictor {input.predictor} --history {output.history} --output {output.candidates} 2> {log}"
 
 
+rule finalists:
+    """After a search on some of the items: its front, to be evaluated on all items."""
+    input:
+        task="results/tasks/{task}",
+        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+    output:
+        "results/search/{task}/round_final/candidates.csv",
+    log:
+        "logs/finalists/{task}.log",
+    benchmark:
+        "results/timings/jobs/finalists/{task}.tsv"
+    localrule: True
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("finalists"),
+    shell:
+        "llama-nas finalists --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
+
+
 checkpoint front:
     """Keep the non-dominated networks among all real evaluations. Which they are is known only now."""
     input:
         task="results/tasks/{task}",
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        finalists=finalists,
     output:
         "results/search/{task}/front.csv",
     log:
@@ -165,8 +193,10 @@ checkpoint front:
         runtime=10,
     params:
         code=code_digest("front"),
+        finalists=finalists_options,
     shell:
-        "llama-nas front --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
+        "llama-nas front --task {input.task} --evaluations {input.evaluations} {params.finalists} "
+        "--output {output} 2> {log}"
 
 
 rule fronts:

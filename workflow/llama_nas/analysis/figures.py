@@ -50,7 +50,7 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             color=GREY,
             alpha=0.55,
             linewidths=0,
-            label=f"evaluated in the search ({evaluations['subnet_id'].nunique()})",
+            label=f"evaluated in the search ({evaluations['subnet_id'].nunique()}, {_items(evaluations)})",
         )
         on_front = front.sort_values("size_bytes")
         axes.plot(
@@ -58,7 +58,7 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             scale * on_front[metric.name],
             color="#555555",
             linewidth=1,
-            label=f"front of the search ({len(front)})",
+            label=f"front of the search ({len(front)}, {_items(front)})",
         )
         exported = summary[summary["role"] != "pretrained"]
         for precision, color, marker, label in (
@@ -149,6 +149,11 @@ def _front_line(axes: Axes, rows: pd.DataFrame, unit_bytes: int, scale: int, col
     cost = [-metric.improvement(value, 0.0) for value in rows["value"]]
     front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
     axes.plot(front["size_bytes"] / unit_bytes, scale * front["value"], color=color, linewidth=1.3)
+
+
+def _items(table: pd.DataFrame) -> str:
+    """What the scores of a table rest on."""
+    return " or ".join(f"{items:,}" for items in sorted(table["items"].unique())) + " items each"
 
 
 def _size_unit(largest: int) -> tuple[str, int, int]:

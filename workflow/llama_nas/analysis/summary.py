@@ -57,8 +57,8 @@ def summarize_task(
     """
     settings = read_keys(task / "task.json", TASK_KEYS)
     metric = settings["metric"]
-    found = read_table(evaluations, ["subnet_id", "size_bytes", metric])
-    on_front = read_table(front, ["subnet_id", "size_bytes", metric])
+    found = read_table(evaluations, ["subnet_id", "size_bytes", metric, "items"])
+    on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items"])
     speeds = read_table(throughput, ["model", "precision", *SPEED_COLUMNS, *SPEED_SETTINGS])
     if read_keys(agreement, ["task"])["task"] != settings["task"]:
         raise UserError(f"{agreement}: not about task '{settings['task']}'")

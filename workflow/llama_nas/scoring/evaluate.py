@@ -38,16 +38,19 @@ def evaluate_shard(
     device: str,
     threads: int,
     timings: Path,
+    items: int | None,
 ) -> None:
     """Score shard `shard` of `shards` (1-based) of candidates.csv.
 
     A shard's networks are those that share most: neighbours in the order in which they are computed. Writes, by
     candidate, its number, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does
-    not depend on the other rows or on the number of shards.
+    not depend on the other rows or on the number of shards. items: score only so many, always the same ones.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"--shard {shard}: must lie in 1..{shards}")
     compiled = CompiledTask.load(task)
+    if items is not None:
+        compiled = compiled.random_items(items)
     space = SearchSpace.for_model(ModelShape.from_folder(supernet), depths, widths, depth_selection)
     table = read_table(candidates, ["candidate", "subnet_id"])
     order = [step.network for step in plan([space.parse(subnet_id) for subnet_id in table["subnet_id"]])]
@@ -76,7 +79,7 @@ def evaluate_shard(
     result = (
         rows[["candidate", "subnet_id"]].join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
     )
-    tokens, distinct = (len(subnets) * compiled.info[key] for key in ("hflm_tokens", "distinct_tokens"))
+    distinct = len(subnets) * len(compiled.trie.tokens)
     share = scores.layer_passes / max(scores.unshared_layer_passes, 1)
     write_json(
         timings,
@@ -85,7 +88,7 @@ def evaluate_shard(
             "networks": len(subnets),
             "load_seconds": loaded - start,
             "seconds": seconds,
-            "tokens": tokens,
+            "items": compiled.num_items,
             "distinct_tokens": distinct,
             "layer_passes": scores.layer_passes,  # a layer on a group of tokens; recomputed ones included
             "layer_passes_saved": scores.unshared_layer_passes - scores.layer_passes,

@@ -8,7 +8,7 @@ Written as `task.json` (what the task is) and `requests.safetensors` (integers o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from llama_nas.tasks.trie import TokenTrie
 
 TASK_FILE = "task.json"
 REQUESTS_FILE = "requests.safetensors"
+ITEMS_SEED = 1234
 
 CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes")  # share of items whose best choice is a right one
 TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # of whole texts, by rolling windows
@@ -64,6 +65,34 @@ class CompiledTask:
     @property
     def num_requests(self) -> int:
         return int(self.item_starts[-1])
+
+    def random_items(self, count: int) -> CompiledTask:
+        """The task with `count` of its items, the same for everyone: the draw depends on the task alone.
+
+        Subtasks keep their shares. Raises UserError if one would have no item left, or there are not so many items.
+        """
+        rng = np.random.default_rng(ITEMS_SEED)
+        sizes = np.bincount(self.subtasks)
+        ranks = np.concatenate([rng.permutation(size) for size in sizes])
+        chosen = np.sort(np.argsort((ranks + 0.5) / sizes[self.subtasks], kind="stable")[:count])
+        if count > self.num_items or len(np.unique(self.subtasks[chosen])) < len(sizes):
+            raise UserError(
+                f"config.yaml: tasks.{self.name}.search_items {count} must be at most its {self.num_items} items, and "
+                f"enough for one of each of its {len(sizes)} parts"
+            )
+        lengths = np.diff(self.item_starts)
+        kept = np.flatnonzero(np.isin(np.repeat(np.arange(self.num_items), lengths), chosen))
+        return replace(
+            self,
+            info=self.info | {"items": count},
+            trie=self.trie.of_requests(kept, self.info["chunk_tokens"]),
+            item_starts=np.concatenate([[0], np.cumsum(lengths[chosen])]),
+            subtasks=self.subtasks[chosen],
+            correct=self.correct[kept],
+            characters=self.characters[kept],
+            utf8_bytes=self.utf8_bytes[kept],
+            weights=self.weights[chosen],
+        )
 
     def scored_tokens(self) -> np.ndarray:
         """How many tokens each request's log-likelihood sums over, shape [R]."""

@@ -71,6 +71,26 @@ class TokenTrie:
     def num_chunks(self) -> int:
         return len(self.chunk_starts) - 1
 
+    def of_requests(self, kept: np.ndarray, chunk_tokens: int) -> TokenTrie:
+        """The trie of some requests, renumbered from 0. kept: their numbers, ascending."""
+        scored = np.isin(self.requests, kept)
+        is_row = np.zeros(len(self.tokens) + 1, dtype=np.int64)
+        is_row[self.rows[scored] + 1] = 1
+        rows_before = np.cumsum(is_row)  # a token stays if it or a descendant is a row
+        stays = rows_before[self.ends] > rows_before[:-1]
+        new_index = _starts(stays.astype(np.int64))
+        group_starts = np.unique(new_index[self.group_starts])  # a group may have vanished
+        return TokenTrie(
+            tokens=self.tokens[stays],
+            positions=self.positions[stays],
+            ends=new_index[self.ends[stays]],
+            group_starts=group_starts,
+            chunk_starts=_chunk_starts(group_starts, chunk_tokens),
+            rows=new_index[self.rows[scored]],
+            targets=self.targets[scored],
+            requests=np.searchsorted(kept, self.requests[scored]).astype(np.int32),
+        )
+
     def groups(self) -> Iterator[Group]:
         for start, stop in pairwise(self.group_starts):
             first, last = np.searchsorted(self.chunk_starts, [start, stop])
@@ -100,7 +120,6 @@ def build_trie(sequences: Iterable[Scored], chunk_tokens: int, group_tokens: int
     builders = [_grow(ordered[a:b], shared[a:b]) for a, b in pairwise(bounds)]
 
     starts = _starts([len(builder.tokens) for builder in builders])
-    chunk_starts = [np.arange(a, b, chunk_tokens) for a, b in pairwise(starts)]
     scored = [
         sorted((row + start, target, request) for row, target, request in builder.scored)
         for builder, start in zip(builders, starts.tolist(), strict=False)
@@ -112,7 +131,7 @@ def build_trie(sequences: Iterable[Scored], chunk_tokens: int, group_tokens: int
         positions=np.concatenate([builder.positions for builder in builders]).astype(np.int32),
         ends=np.concatenate([np.array(b.ends) + start for b, start in zip(builders, starts, strict=False)]),
         group_starts=starts,
-        chunk_starts=np.concatenate([*chunk_starts, starts[-1:]]),
+        chunk_starts=_chunk_starts(starts, chunk_tokens),
         rows=rows,
         targets=targets.astype(np.int32),
         requests=requests.astype(np.int32),
@@ -180,6 +199,11 @@ def _ends(positions: Sequence[int]) -> list[int]:
     for i in open_tokens:
         ends[i] = len(positions)
     return ends
+
+
+def _chunk_starts(group_starts: np.ndarray, chunk_tokens: int) -> np.ndarray:
+    chunks = [np.arange(start, stop, chunk_tokens) for start, stop in pairwise(group_starts)]
+    return np.concatenate([*chunks, group_starts[-1:]])
 
 
 def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
