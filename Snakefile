@@ -21,6 +21,7 @@ include: "workflow/rules/base.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/supernet.smk"
 include: "workflow/rules/search.smk"
+include: "workflow/rules/exhaustive.smk"
 include: "workflow/rules/subnets.smk"
 include: "workflow/rules/analysis.smk"
 

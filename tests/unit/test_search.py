@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from llama_nas.artifacts import derived_seed, file_digest, read_json, read_table
 from llama_nas.errors import UserError
 from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding, linas, nsga, predictors, sampling
+from llama_nas.search.exhaustive import write_all_candidates, write_truth
 from llama_nas.search.fit import fit_predictor
 from llama_nas.search.front import write_finalists, write_front
 from llama_nas.search.propose import propose_candidates
@@ -611,6 +613,24 @@ def test_front_is_what_brute_force_finds_in_the_real_evaluations(tmp_path, highe
     assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
     assert list(zip(front["parameters"], front["subnet_id"], strict=True)) == expected
     assert (front["stderr"] == 0.02).all() and (np.diff(front["acc"]) * sign > 0).all()
+
+
+def test_truth_has_every_network_once(tmp_path):
+    shape = ModelShape.from_config(CONFIG | {"num_hidden_layers": 4})
+    space = SearchSpace.for_model(shape, [2, 4], [256, 64, 128])
+    run = Run(tmp_path, SyntheticTask(space))
+    candidates, about = run.path(1, "candidates.csv"), tmp_path / "truth.json"
+    write_all_candidates(candidates, **run.space)
+    ids = read_table(candidates)["subnet_id"].tolist()
+    assert len(set(ids)) == len(ids) == space.num_networks == 3**2 + 3**4
+    assert {space.id(space.subnet(genotype)) for genotype in product((0, 1), *[range(3)] * 4)} == set(ids)
+    (tmp_path / "supernet").mkdir()
+    inputs = {"supernet": tmp_path / "supernet", "task": tmp_path / "task", "candidates": candidates}
+    write_truth(tmp_path / "truth.csv", about=about, **run.space, **inputs, shards=run.evaluate(1))
+    truth = read_table(tmp_path / "truth.csv")
+    assert truth["subnet_id"].tolist() == ids and (truth["items"] == 500).all()
+    assert truth["acc"].tolist() == run.task.accuracy(ids).tolist()
+    assert json.loads(about.read_text())["networks"] == 90
 
 
 def test_finalists_are_judged_by_all_items_only(tmp_path):

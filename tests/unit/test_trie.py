@@ -24,7 +24,7 @@ WIDTHS = (24, 12)
 
 
 @cache
-def model():
+def model(dtype=torch.float32):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=5,
@@ -36,7 +36,7 @@ def model():
         max_position_embeddings=MAX_LENGTH,
         initializer_range=0.5,
     )
-    return make_elastic(LlamaForCausalLM(config).eval())
+    return make_elastic(LlamaForCausalLM(config).to(dtype).eval())
 
 
 # Few distinct tokens, so that equal requests, prefixes of others, and shared beginnings are frequent. Contexts reach
@@ -84,11 +84,17 @@ def test_scores_are_those_of_one_row_per_request(pairs, bounds, population):
 
 
 @settings(max_examples=40, deadline=None)
-@given(requests, bounds, st.lists(subnets, min_size=2, max_size=6), st.sampled_from([0, 500, 10**6]))
-def test_result_is_the_same_bits_whatever_else_is_scored_and_kept(pairs, bounds, population, state_bytes):
+@given(
+    requests,
+    bounds,
+    st.lists(subnets, min_size=2, max_size=6),
+    st.sampled_from([0, 500, 10**6]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_result_is_the_same_bits_whatever_else_is_scored_and_kept(pairs, bounds, population, state_bytes, dtype):
     _, trie = make_trie(pairs, *bounds)
-    together = score_trie(model(), trie, len(pairs), population, label="t", state_bytes=state_bytes)
-    alone = [score_trie(model(), trie, len(pairs), [subnet], label="t") for subnet in population]
+    together = score_trie(model(dtype), trie, len(pairs), population, label="t", state_bytes=state_bytes)
+    alone = [score_trie(model(dtype), trie, len(pairs), [subnet], label="t") for subnet in population]
     np.testing.assert_array_equal(together.log_likelihoods, np.concatenate([s.log_likelihoods for s in alone]))
     separate = sum(s.layer_passes for s in alone)
     assert together.unshared_layer_passes == separate

@@ -124,6 +124,21 @@ def test_search_on_some_items_evaluates_its_front_on_all(run):
     assert sorted(evaluations) == [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "")]
 
 
+def test_exhaustive_target_needs_no_search(run):
+    counts = jobs(run("--dry-run", "exhaustive"))
+    expected = [
+        "world",
+        "pretrain",
+        "compile_task",
+        "finetune",
+        "enumerate_space",
+        "evaluate",
+        "tabulate",
+        "exhaustive",
+    ]
+    assert counts == dict.fromkeys(expected, 1)
+
+
 def test_new_front_members_are_exported(run, monkeypatch):
     run()
     monkeypatch.setenv("FRONT_IDS", "01111x 111111")

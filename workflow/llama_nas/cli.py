@@ -359,6 +359,54 @@ def propose(args: Arguments) -> None:
     )
 
 
+def enumerate_space_arguments(parser: Parser) -> None:
+    """List every network of the space as candidates, to be evaluated one and all."""
+    _space(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
+
+
+def enumerate_space(args: Arguments) -> None:
+    from llama_nas.search.exhaustive import write_all_candidates
+
+    write_all_candidates(
+        args.output,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+    )
+
+
+def tabulate_arguments(parser: Parser) -> None:
+    """Gather the evaluations of every network of the space: the truth that searches are judged by."""
+    _space(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--supernet", type=Path, required=True)
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--candidates", type=Path, required=True, help="candidates.csv of `llama-nas enumerate-space`")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="their shard CSVs")
+    parser.add_argument("--about", type=Path, required=True, help="out: JSON, the space and digests of model and items")
+    parser.add_argument("--output", type=Path, required=True, help="out: CSV, one row per network")
+
+
+def tabulate(args: Arguments) -> None:
+    from llama_nas.search.exhaustive import write_truth
+
+    write_truth(
+        args.output,
+        about=args.about,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        supernet=args.supernet,
+        task=args.task,
+        candidates=args.candidates,
+        shards=args.shards,
+    )
+
+
 def finalists_arguments(parser: Parser) -> None:
     """After a search on some of the items: the non-dominated networks, to be evaluated on all items."""
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
@@ -601,6 +649,8 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "evaluate": evaluate,
     "fit": fit,
     "propose": propose,
+    "enumerate-space": enumerate_space,
+    "tabulate": tabulate,
     "finalists": finalists,
     "front": front,
     "export": export,

@@ -38,7 +38,7 @@ wildcard_constraints:
     task="|".join(config["tasks"]),
     precision="fp32|bf16|fp16|int8",
     id="[0-9a-z]+",
-    round="[0-9]+|final",
+    round="[0-9]+|final|all",
     shard="[0-9]+",
     shards="[0-9]+",
 
@@ -145,7 +145,8 @@ def searches_on_some_items(task):
 
 def evaluation_items(wildcards):
     """The search may score some of the items only; the finalists are scored on all."""
-    items = None if wildcards.round == "final" else config["tasks"][wildcards.task].get("search_items")
+    counted = wildcards.round not in ("final", "all")
+    items = config["tasks"][wildcards.task].get("search_items") if counted else None
     return options({"items": items})
 
 
