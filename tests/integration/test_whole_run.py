@@ -29,7 +29,7 @@ def run(tmp_path_factory) -> Path:
 def test_everything_is_there(run):
     results = run / "results"
     front = pd.read_csv(results / "search/arc_easy/front.csv", dtype={"subnet_id": str})
-    assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "round"]
+    assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
     assert front["size_bytes"].is_monotonic_increasing and front["acc"].is_monotonic_increasing
     evaluations = pd.read_csv(results / "search/arc_easy/round_2/evaluations.csv", dtype={"subnet_id": str})
     assert len(evaluations) == 40 and evaluations["subnet_id"].is_unique

@@ -7,9 +7,8 @@ This module imports nothing of the package but the error type, and no torch.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -225,13 +224,6 @@ class SearchSpace:
     @property
     def num_networks(self) -> int:
         return sum(len(self.widths) ** len(kept) for kept in self.kept)
-
-    def genotypes(self) -> Iterator[Genotype]:
-        """The canonical genotype of every network, once each."""
-        for depth, kept in enumerate(self.kept):
-            choices = [range(len(self.widths)) if i in kept else (0,) for i in range(self.num_layers)]
-            for genes in itertools.product(*choices):
-                yield (depth, *genes)
 
     @property
     def full(self) -> Subnet:

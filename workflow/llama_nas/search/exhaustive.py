@@ -6,10 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from llama_nas.artifacts import folder_digest, write_json, write_table
 from llama_nas.search import encoding, records
+from llama_nas.search.sampling import every_network
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ def write_all_candidates(
 ) -> None:
     """Write candidates.csv with every network of the space once."""
     _, space = records.checked_space(model, depths, widths, depth_selection)
-    ids = encoding.subnet_ids(space, np.array(list(space.genotypes())))
+    ids = encoding.subnet_ids(space, every_network(space))
     write_table(output, records.candidate_table(ids, ["all"] * len(ids), None))
 
 

@@ -1,0 +1,109 @@
+"""What the workflow itself costs: wall time of a run against the computing of its jobs.
+
+    python benchmarks/workflow.py --directory <new folder> [--configfile workflow/presets/reduced.yaml] [--cores 2]
+
+Runs Snakemake in the folder and reads the `benchmark:` files of all jobs. Prints, by rule, the number of jobs, their
+wall and processor seconds and the largest memory; then the wall time of the run against the sum of its jobs' processor
+time divided by the cores; the start-up that every job pays; and what a second run, with nothing to do, takes. Needs the
+machine for itself. Writes benchmarks/workflow.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llama_nas.artifacts import write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IMPORTS = {  # what the jobs of a stage family import before they work
+    "search": "import llama_nas.cli, lightgbm, pymoo, pandas",
+    "score": "import llama_nas.cli, torch, transformers",
+    "lm-eval": "import llama_nas.cli, lm_eval, lm_eval.models.huggingface",
+    "train": "import llama_nas.cli, torch, transformers, deepspeed, accelerate",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", type=Path, required=True, help="a folder without results/")
+    parser.add_argument("--configfile", type=Path, default=REPOSITORY / "config.yaml")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/workflow.json")
+    args = parser.parse_args()
+    if (args.directory / "results").exists():
+        sys.exit(f"{args.directory}: has results already; the wall time of a whole run is wanted")
+    wall = run(args)
+    idle = run(args)
+    record = summary(args.directory / "results/timings/jobs", wall, args.cores) | {
+        "config": args.configfile.name,
+        "nothing_to_do_seconds": idle,
+        "import_seconds": {family: import_seconds(statement) for family, statement in IMPORTS.items()},
+    }
+    write_json(args.output, record)
+    print(markdown(record))
+
+
+def run(args: argparse.Namespace) -> float:
+    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", args.directory, "--configfile"]
+    start = time.monotonic()
+    subprocess.run([*command, args.configfile.resolve(), "--cores", str(args.cores)], check=True)
+    return time.monotonic() - start
+
+
+def summary(jobs: Path, wall: float, cores: int) -> dict[str, Any]:
+    """jobs: folder of the `benchmark:` files, one sub-folder or file per rule."""
+    rows = []
+    for path in sorted(jobs.rglob("*.tsv")):
+        table = pd.read_csv(path, sep="\t")
+        rule = path.relative_to(jobs).parts[0].removesuffix(".tsv")
+        rows.append({"rule": rule} | table.iloc[0][["s", "cpu_time", "max_rss"]].to_dict())
+    grouped = pd.DataFrame(rows).groupby("rule")
+    rules = grouped.agg(jobs=("s", "size"), seconds=("s", "sum"), cpu=("cpu_time", "sum"), rss=("max_rss", "max"))
+    compute = float(rules["cpu"].sum())
+    return {
+        "cores": cores,
+        "wall_seconds": wall,
+        "compute_seconds": compute,
+        "ratio": wall / (compute / cores),
+        "largest_job_mb": float(rules["rss"].max()),
+        "jobs": int(rules["jobs"].sum()),
+        "rules": rules.sort_values("cpu", ascending=False).reset_index().to_dict("records"),
+    }
+
+
+def import_seconds(statement: str) -> float:
+    """Of the second of two starts: files are in memory, as for all jobs but the first."""
+    for _ in range(2):
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
+    return time.monotonic() - start
+
+
+def markdown(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['config']}: {record['jobs']} jobs, {record['wall_seconds'] / 60:.1f} minutes on {record['cores']} "
+        f"cores; {record['compute_seconds'] / 60:.1f} minutes of processor time, wall = {record['ratio']:.2f} x "
+        f"(processor time / cores); largest job {record['largest_job_mb']:.0f} MB; nothing to do: "
+        f"{record['nothing_to_do_seconds']:.1f} s",
+        "",
+        "| rule | jobs | wall, s | processor, s | largest, MB |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['rule']} | {r['jobs']} | {r['seconds']:.0f} | {r['cpu']:.0f} | {r['rss']:.0f} |" for r in record["rules"]
+    ]
+    lines += ["", "| imports of a job | s |", "|---|---|"]
+    lines += [f"| {family} | {seconds:.1f} |" for family, seconds in record["import_seconds"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
