@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def write_truth(
 ) -> None:
     """Write every network's exact size and metrics (columns as in evaluations.csv), by candidate.
 
-    about: JSON that says what they are of: the space, and digests of the super-network and of the items.
+    about: JSON that says what they are of: the model's shape, the space, digests of the super-network and of the items.
     """
     shape, space = records.checked_space(model, depths, widths, depth_selection)
     described = records.read_task(task)
@@ -51,6 +52,7 @@ def write_truth(
             "metric": described.metric,
             "higher_is_better": described.higher_is_better,
             "networks": len(table),
+            "shape": dataclasses.asdict(shape),
             "depths": list(depths),
             "widths": list(widths),
             "depth_selection": depth_selection,
