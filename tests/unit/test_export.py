@@ -38,6 +38,9 @@ CASES = (
 )
 
 
+PADDED = "1x21x2"
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Every case exported, and what one fresh process found in all of them."""
@@ -49,7 +52,11 @@ def world(tmp_path_factory):
     for family, kind in CASES:
         folders.append(root / family / IDS[kind])
         export_subnet(folders[-1], supernet=root / "super" / family, widths=WIDTHS, subnet_id=IDS[kind])
-    return root, dict(zip(CASES, probe(root, folders), strict=True))
+    for family in FAMILIES:
+        folders.append(root / "padded" / family)
+        export_subnet(folders[-1], root / "super" / family, WIDTHS, PADDED, padded=True)
+    cases = [*CASES, *((family, "padded") for family in FAMILIES)]
+    return root, dict(zip(cases, probe(root, folders), strict=True))
 
 
 def case(world, family, kind):
@@ -79,6 +86,22 @@ def test_logits_equal_a_zero_padded_stock_model(world, family, kind):
     with torch.inference_mode():
         wanted = zero_padded(supernet, subnet)(TOKENS).logits.numpy()
     assert relative_error(found["logits"], wanted) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_is_plain_and_computes_the_same(world, family):
+    """Zeros up to the widest kept layer, which is not the super-network's full width."""
+    root, found = world
+    supernet, folder = root / "super" / family, root / "padded" / family
+    subnet, loaded = parse_id(PADDED, 6, WIDTHS), found[family, "padded"]
+    model = load_elastic(supernet)
+    with active(model, subnet), torch.inference_mode():
+        wanted = model(TOKENS).logits.numpy()
+    assert relative_error(loaded["logits"], wanted) < 1e-5
+    assert set(loaded["widths"]) == {WIDTHS[1]} and not (folder / "modeling_subnet.py").exists()
+    record = json.loads((folder / "subnet.json").read_text())
+    assert loaded["parameters"] == record["stored_parameters"] > record["parameters"]
+    assert record["parameters"] == ModelShape.from_folder(supernet).parameters(subnet) and record["requires"] == {}
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)

@@ -442,17 +442,20 @@ def front(args: Arguments) -> None:
 
 
 def export_arguments(parser: Parser) -> None:
-    """Export a sub-network, by id, as a standalone Hugging Face folder."""
+    """Export a sub-network, by id, as a standalone Hugging Face folder; padded, it is a plain Llama at any widths."""
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--subnet", required=True, help="subnet id, one character per base layer")
+    parser.add_argument(
+        "--padded", action="store_true", help="zeros up to the widest layer: any software loads it, nothing is saved"
+    )
     parser.add_argument("--output", type=Path, required=True)
 
 
 def export(args: Arguments) -> None:
     from llama_nas.export import export_subnet
 
-    export_subnet(args.output, supernet=args.supernet, widths=args.widths, subnet_id=args.subnet)
+    export_subnet(args.output, supernet=args.supernet, widths=args.widths, subnet_id=args.subnet, padded=args.padded)
 
 
 def quantize_arguments(parser: Parser) -> None:

@@ -5,15 +5,17 @@ BENCHMARK = config["benchmark"]
 
 
 rule export:
-    """Export a sub-network, by id, as a standalone Hugging Face folder; needs no search."""
+    """Export a sub-network, by id, as a standalone Hugging Face folder, mixed widths or padded; needs no search."""
     input:
         supernet="results/supernet",
     output:
-        directory("results/subnets/{id}"),
+        directory("results/{form}/{id}"),
     log:
-        "logs/export/{id}.log",
+        "logs/export/{form}/{id}.log",
     benchmark:
-        "results/timings/jobs/export/{id}.tsv"
+        "results/timings/jobs/export/{form}/{id}.tsv"
+    wildcard_constraints:
+        form="subnets|padded",
     conda:
         "../../envs/score.yaml"
     container:
@@ -25,8 +27,9 @@ rule export:
     params:
         code=code_digest("export"),
         widths=WIDTHS,
+        form=lambda wildcards: "--padded" if wildcards.form == "padded" else "",
     shell:
-        "llama-nas export --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} "
+        "llama-nas export --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} {params.form} "
         "--output {output} 2> {log}"
 
 
