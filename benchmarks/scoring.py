@@ -5,7 +5,8 @@
 1. Stock `HFLM` at its best batch size and our `TrieLM` answer the same requests, in turn, task by task: the five real
    tasks (a fixed sample: see SAMPLE) on a random-weight Llama of 21 M parameters besides embeddings, with a tokenizer
    of 32,000 tokens trained on Alpaca; and the run's own five tasks on its own super-network.
-2. Populations of 50 sub-networks, random and of the run's last search round, with and without shared layers.
+2. Populations of 50 sub-networks, random and of the run's last search rounds, with and without shared layers, on
+   ARC-Easy (which networks share what does not depend on the task).
 3. Each idea off, one at a time; and a profile of what is left.
 
 Writes benchmarks/scoring.json and prints it as tables. Needs the machine for itself, about 20 minutes on 2 cores.
@@ -42,56 +43,66 @@ from llama_nas.tasks.trie import Scored, TokenTrie, build_trie
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Task: settings of the fixed sample. Whole subjects of MMLU, for sharing depends on how many questions share shots.
 SAMPLE: dict[str, dict[str, Any]] = {
-    "arc_easy": {"limit": 200},
-    "arc_challenge": {"limit": 200},
-    "mmlu": {"num_fewshot": 5, "subtasks": ["abstract_algebra", "anatomy"]},
-    "truthfulqa_mc1": {"limit": 60},
-    "winogrande": {"limit": 200},
+    "arc_easy": {"limit": 100},
+    "arc_challenge": {"limit": 100},
+    "mmlu": {"num_fewshot": 5, "subtasks": ["abstract_algebra"]},
+    "truthfulqa_mc1": {"limit": 30},
+    "winogrande": {"limit": 100},
 }
 BATCH_SIZES = (1, 4, 16, 64)
 CHUNK_TOKENS, GROUP_TOKENS = 512, 32768
-POPULATION_ITEMS = 0.1  # share of the sample's requests that populations are scored on
+FEW = 0.1  # share of the sample's requests for what is measured often: ablations and, on ARC-Easy, populations
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hub", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/scoring.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = args.run.resolve() / "results"
     with tempfile.TemporaryDirectory() as temporary:
-        record = {"cpu": platform.processor() or platform.machine(), "threads": args.threads}
-        record |= {"real": measure_real(Path(temporary), args.hub.resolve(), results)}
-    record["embedded"] = measure_embedded(results)
+        device = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+        record: dict[str, Any] = {"device": device, "dtype": args.dtype, "threads": args.threads}
+        folder = random_llama(Path(temporary) / "model", args.hub.resolve())
+        record["real"] = measure_real(
+            load_elastic(folder, args.dtype, args.device), folder, args.hub.resolve(), results
+        )
+    folder = results / "supernet"
+    record["embedded"] = measure_embedded(load_elastic(folder, args.dtype, args.device), folder, results)
     write_json(args.output, record)
     print(markdown(record))
 
 
-def measure_real(work: Path, hub: Path, results: Path) -> dict[str, Any]:
-    folder = random_llama(work / "model", hub)
-    model = load_elastic(folder)
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def measure_real(model: Any, folder: Path, hub: Path, results: Path) -> dict[str, Any]:
     tasks = {name: instances(name, hub, **settings) for name, settings in SAMPLE.items()}
     batch_size = best_batch_size(model, folder, [i for requests in tasks.values() for i in requests[::40]])
     encoder = RequestEncoder(folder)
     encoded = {name: sequences(encoder, requests) for name, requests in tasks.items()}
     populations = populations_of(results, model)
-    few = {name: sample(own) for name, own in encoded.items()}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "batch_size": batch_size,
         "tasks": {name: compare(model, folder, requests, batch_size) for name, requests in tasks.items()},
-        "populations": {name: population(model, few, networks) for name, networks in populations.items()},
+        "populations": {
+            name: population(model, sample(encoded["arc_easy"]), networks) for name, networks in populations.items()
+        },
         "ablations": ablations(model, encoded),
         "profile": profile(model, encoded["mmlu"]),
     }
 
 
-def measure_embedded(results: Path) -> dict[str, Any]:
-    folder = results / "supernet"
-    model = load_elastic(folder)
+def measure_embedded(model: Any, folder: Path, results: Path) -> dict[str, Any]:
     tasks = {}
     for path in sorted((results / "tasks").iterdir()):
         info = read_json(path / "task.json")
@@ -105,7 +116,8 @@ def measure_embedded(results: Path) -> dict[str, Any]:
         "batch_size": batch_size,
         "tasks": {name: compare(model, folder, requests, batch_size) for name, requests in tasks.items()},
         "populations": {
-            name: population(model, encoded, networks) for name, networks in populations_of(results, model).items()
+            name: population(model, encoded["arc_easy"], networks)
+            for name, networks in populations_of(results, model).items()
         },
     }
 
@@ -145,7 +157,7 @@ def sequences(encoder: RequestEncoder, requests: list[Instance]) -> list[Scored]
 
 def sample(own: list[Scored]) -> list[Scored]:
     """The first requests: neighbours, so that they share as all requests do."""
-    return own[: max(int(len(own) * POPULATION_ITEMS), 1)]
+    return own[: max(int(len(own) * FEW), 1)]
 
 
 def best_batch_size(model: Any, folder: Path, requests: list[Instance]) -> int:
@@ -218,25 +230,18 @@ def score_seconds(model: Any, own: list[Scored], networks: Sequence[Subnet], tri
     return timed(lambda: score_trie(model, trie, requests, networks, label="scoring"))
 
 
-def population(model: Any, encoded: dict[str, list[Scored]], networks: Sequence[Subnet]) -> dict[str, Any]:
-    """All tasks: seconds with shared layers; without, from networks spread over the population, scaled to all."""
+def population(model: Any, own: list[Scored], networks: Sequence[Subnet]) -> dict[str, Any]:
+    """Seconds with shared layers; without, from networks spread over the population, scaled to all."""
     some = networks[:: max(len(networks) // 5, 1)]
-    together = alone = 0.0
-    passes = unshared = 0
-    for own in encoded.values():
-        trie = build_trie(own, CHUNK_TOKENS, GROUP_TOKENS)
-        seconds, scores = score_seconds(model, own, networks, trie)
-        together, passes, unshared = (
-            together + seconds,
-            passes + scores.layer_passes,
-            unshared + scores.unshared_layer_passes,
-        )
-        alone += sum(score_seconds(model, own, [network], trie)[0] for network in some)
+    trie = build_trie(own, CHUNK_TOKENS, GROUP_TOKENS)
+    together, scores = score_seconds(model, own, networks, trie)
+    alone = sum(score_seconds(model, own, [network], trie)[0] for network in some)
     alone *= sum(network.layers for network in networks) / sum(network.layers for network in some)
     return {
         "networks": len(networks),
         "expected_share": layer_passes(plan(networks)) / sum(network.layers for network in networks),
-        "realised_share": passes / unshared,
+        "realised_share": scores.layer_passes / scores.unshared_layer_passes,
+        "layer_passes": scores.layer_passes,
         "seconds": together,
         "seconds_unshared": alone,
         "speedup": alone / together,
@@ -291,7 +296,7 @@ def markdown(record: dict[str, Any]) -> str:
         lines += [
             "",
             f"{name}: {part['parameters']:,} parameters, HFLM at batch size {part['batch_size']}, "
-            f"{record['threads']} threads",
+            f"{record['device']}, {record['dtype']}, {record['threads']} threads",
             "",
             "| task | requests | tokens HFLM | tokens ours | distinct prefixes | HFLM, s | ours, s | ratio | "
             "largest difference, nats | different answers |",
@@ -307,12 +312,13 @@ def markdown(record: dict[str, Any]) -> str:
         theirs, ours = (sum(t[key] for t in rows) for key in ("hflm_seconds", "our_seconds"))
         lines += [f"| all | | | | | {theirs:.1f} | {ours:.1f} | {theirs / ours:.1f} | | |", ""]
         lines += [
-            "| population | expected share of layer passes | realised | s | s unshared | ratio |",
-            "|---|---|---|---|---|---|",
+            "| population | expected share of layer passes | realised | layer passes | s | s unshared | ratio |",
+            "|---|---|---|---|---|---|---|",
         ]
         for population_name, p in part["populations"].items():
             lines.append(
-                f"| {population_name} | {p['expected_share']:.2f} | {p['realised_share']:.2f} | {p['seconds']:.1f} | "
+                f"| {population_name} | {p['expected_share']:.2f} | {p['realised_share']:.2f} | "
+                f"{p['layer_passes']} | {p['seconds']:.1f} | "
                 f"{p['seconds_unshared']:.1f} | {p['speedup']:.2f} |"
             )
     lines += ["", "| idea off | tokens | s |", "|---|---|---|"]
