@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -190,4 +191,15 @@ def test_unreadable_models_are_named(tmp_path):
         load_elastic(tmp_path)
     weights.unlink()
     with pytest.raises(UserError, match=r"cannot load the model"):
+        load_elastic(tmp_path)
+
+
+def test_folder_that_lacks_weights_is_one_clear_line(tmp_path):
+    """transformers would fill them with random numbers and warn."""
+    build("llama").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for model\.layers\.2\.mlp\.up_proj\.weight, 1 missing"):
         load_elastic(tmp_path)

@@ -124,17 +124,26 @@ def active(model: Any, subnet: Subnet | None) -> Iterator[None]:
 def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -> Any:
     """Load a Hugging Face folder as an elastic model in eval mode; safetensors only, nothing is downloaded.
 
-    dtype: fp32, bf16 or fp16. Raises UserError if the folder is not a supported model.
+    dtype: fp32, bf16 or fp16. Raises UserError if the folder is not a supported model or lacks weights of it.
     """
     from transformers import AutoModelForCausalLM
 
     ModelShape.from_folder(folder)
+    loader: Any = AutoModelForCausalLM  # its annotations leave out what output_loading_info does
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+        model, report = loader.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot load the model: {str(error).splitlines()[0]}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers fills them with random numbers and says so in a warning
+        raise UserError(f"{folder}: has no weights for {', '.join(missing[:3])}, {len(missing)} missing in all")
     return make_elastic(model.to(device).eval())
 
 
