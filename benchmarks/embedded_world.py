@@ -177,17 +177,14 @@ def judge(measured: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
             [row["accuracy"] for row in scores["supernet"][t] if row["role"] == "random"] for t in (first, second)
         ]
         taus[f"{first} / {second}"] = float(kendalltau(*columns).statistic)
-    probes: dict[str, dict[str, float]] = {}
+    answers = measured["answers"]
+    gains: dict[str, list[np.ndarray]] = {}  # per item: both networks answer the same ones
     for i, row in enumerate(scores["plain"][tasks[0]]):
-        if row["role"] == "full":
-            continue
-        ours, plain = (
-            [measured["answers"][model][task][i].astype(float) for task in tasks] for model in ("supernet", "plain")
-        )
-        gains = [a - b for a, b in zip(ours, plain, strict=True)]  # per item: both networks answer the same ones
-        gain = float(np.mean([gain.mean() for gain in gains]))
-        error = math.sqrt(sum(gain.var(ddof=1) / len(gain) for gain in gains)) / len(tasks)
-        probes[row["role"]] = {"mean_gain": gain, "mean_gain_in_stderr": gain / error}
+        if row["role"] != "full":
+            pairs = [(answers["supernet"][task][i], answers["plain"][task][i]) for task in tasks]
+            gains[row["role"]] = [ours.astype(float) - plain for ours, plain in pairs]
+    probes = {role: mean_gain(own) for role, own in gains.items()}
+    all_probes = mean_gain([np.mean(of_task, axis=0) for of_task in zip(*gains.values(), strict=True)])
     values = per_task.values()
     met = {
         "tasks with at least 500 items": sum(v["items"] >= 500 for v in values),
@@ -198,11 +195,19 @@ def judge(measured: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         ),
         "tasks with variance ratio above 2 (>= 3)": sum(v["variance_ratio"] > 2 for v in values),
         "lowest Kendall tau of two tasks (< 0.7)": min(taus.values()),
-        "lowest gain of a probe, mean of all tasks, in standard errors (>= 3)": min(
-            probe["mean_gain_in_stderr"] for probe in probes.values()
+        "gain of the probes over plain fine-tuning, in standard errors (>= 3)": all_probes["in_stderr"],
+        f"probes that gain at least 3 standard errors, of {len(probes)}": sum(
+            p["in_stderr"] >= 3 for p in probes.values()
         ),
     }
     return {"met": met, "tasks": per_task, "kendall_tau": taus, "probes": probes, "seconds": measured["seconds"]}
+
+
+def mean_gain(gains: list[np.ndarray]) -> dict[str, float]:
+    """Mean over tasks of the mean per-item gain, and that in its standard errors; gains: one array [items] a task."""
+    mean = float(np.mean([gain.mean() for gain in gains]))
+    error = math.sqrt(sum(gain.var(ddof=1) / len(gain) for gain in gains)) / len(gains)
+    return {"points": 100 * mean, "in_stderr": mean / error}
 
 
 def difference(first: dict[str, Any], second: dict[str, Any]) -> float:
@@ -235,7 +240,7 @@ def markdown(seeds: dict[str, Any]) -> str:
     ]
     for seed, result in seeds.items():
         for role, v in result["probes"].items():
-            lines.append(f"| {seed} | {role} | {100 * v['mean_gain']:.1f} | {v['mean_gain_in_stderr']:.1f} |")
+            lines.append(f"| {seed} | {role} | {v['points']:.1f} | {v['in_stderr']:.1f} |")
     return "\n".join(lines)
 
 
