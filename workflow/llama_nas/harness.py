@@ -86,7 +86,8 @@ def score_folder(
 ) -> None:
     """Evaluate a Hugging Face folder on an lm-eval task, print lm-eval's own table, and write its results as JSON.
 
-    dtype: fp32, bf16 or fp16, unless the folder is quantized. Raises UserError for a model, task or data that are not there or not supported.
+    dtype: fp32, bf16 or fp16, unless the folder is quantized. Raises UserError for a model, task or data that are not
+    there or not supported.
     """
     quantization = read_json(model / "config.json").get("quantization_config", {})
     definition = load_task(task, data_root=data_root, subtasks=subtasks)
