@@ -15,7 +15,7 @@ from llama_nas.errors import UserError
 from llama_nas.space import ModelShape
 from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, CompiledTask
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
-from llama_nas.tasks.trie import build_trie
+from llama_nas.tasks.trie import build_trie, offsets
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -95,7 +95,6 @@ def compile_task(
             "requests": len(instances),
             "truncated_requests": truncated,
             "max_length": longest,
-            "longest_sequence": max(len(sequence.tokens) for sequence in sequences),
             # HFLM computes equal sequences once (its `logits_cache`), and pads its batches with more.
             "hflm_tokens": sum(len(tokens) for tokens in {sequence.tokens for sequence in sequences}),
             "distinct_tokens": len(trie.tokens),  # a prefix that two groups share is in both
@@ -121,10 +120,6 @@ def compile_task(
         compiled.info["distinct_tokens"],
         compiled.info["hflm_tokens"] / compiled.info["distinct_tokens"],
     )
-
-
-def _starts(lengths: Sequence[int]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _metrics(definition: Task | Group, wanted: str) -> tuple[list[str], dict[str, bool]]:
@@ -175,7 +170,7 @@ def _items(leaves: list[Task], metrics: list[str]) -> dict[str, np.ndarray]:
                 correct.append(False)
                 weights.append(_text_weights(leaf, doc, metrics))
     return {
-        "item_starts": _starts(lengths),
+        "item_starts": offsets(lengths),
         "subtasks": np.array(subtasks, dtype=np.int32),
         "correct": np.array(correct, dtype=np.uint8),
         "characters": np.array([len(choice) for choice in choices], dtype=np.int32),

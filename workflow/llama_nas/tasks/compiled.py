@@ -16,7 +16,7 @@ import numpy as np
 
 from llama_nas.artifacts import atomic_folder, read_json, write_json
 from llama_nas.errors import UserError
-from llama_nas.tasks.trie import TokenTrie
+from llama_nas.tasks.trie import TokenTrie, offsets
 
 TASK_FILE = "task.json"
 REQUESTS_FILE = "requests.safetensors"
@@ -86,7 +86,7 @@ class CompiledTask:
             self,
             info=self.info | {"items": count},
             trie=self.trie.of_requests(kept, self.info["chunk_tokens"]),
-            item_starts=np.concatenate([[0], np.cumsum(lengths[chosen])]),
+            item_starts=offsets(lengths[chosen]),
             subtasks=self.subtasks[chosen],
             correct=self.correct[kept],
             characters=self.characters[kept],

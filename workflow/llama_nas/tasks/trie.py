@@ -78,7 +78,7 @@ class TokenTrie:
         is_row[self.rows[scored] + 1] = 1
         rows_before = np.cumsum(is_row)  # a token stays if it or a descendant is a row
         stays = rows_before[self.ends] > rows_before[:-1]
-        new_index = _starts(stays.astype(np.int64))
+        new_index = offsets(stays.astype(np.int64))
         group_starts = np.unique(new_index[self.group_starts])  # a group may have vanished
         return TokenTrie(
             tokens=self.tokens[stays],
@@ -119,7 +119,7 @@ def build_trie(sequences: Iterable[Scored], chunk_tokens: int, group_tokens: int
     bounds = _group_bounds(lengths, shared, group_tokens)
     builders = [_grow(ordered[a:b], shared[a:b]) for a, b in pairwise(bounds)]
 
-    starts = _starts([len(builder.tokens) for builder in builders])
+    starts = offsets([len(builder.tokens) for builder in builders])
     scored = [
         sorted((row + start, target, request) for row, target, request in builder.scored)
         for builder, start in zip(builders, starts.tolist(), strict=False)
@@ -147,7 +147,7 @@ def _common_prefix(first: np.ndarray, second: np.ndarray) -> int:
 def _group_bounds(lengths: Sequence[int], shared: Sequence[int], group_tokens: int) -> list[int]:
     """Indices of the sequences that start a group, and the number of sequences."""
     common = np.array(shared)
-    new = _starts(np.array(lengths) - common)
+    new = offsets(np.array(lengths) - common)
     bounds = [0]
     while bounds[-1] < len(lengths):
         first = bounds[-1]
@@ -206,5 +206,6 @@ def _chunk_starts(group_starts: np.ndarray, chunk_tokens: int) -> np.ndarray:
     return np.concatenate([*chunks, group_starts[-1:]])
 
 
-def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where each of some adjacent parts starts, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
