@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_nas.elastic import make_elastic, set_active
-from llama_nas.scoring.score import score_trie
+from llama_nas.scoring.score import GroupRun, score_trie
 from llama_nas.scoring.sharing import layer_passes, path, plan
 from llama_nas.space import Subnet
 from llama_nas.tasks.encode import fit_to_model
@@ -185,3 +186,38 @@ def test_plan_computes_each_distinct_beginning_once(population):
 )
 def test_share_of_the_layer_passes(networks, share):
     assert layer_passes(plan(networks)) / sum(subnet.layers for subnet in networks) == share
+
+
+class RefuseHostSync(TorchDispatchMode):
+    """Fails on the operations that make a GPU's host wait: those whose Python value or shape depends on data."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function.overloadpacket)
+        assert name not in HOST_SYNC, f"{name} waits for the device"
+        assert name != "aten.index" or all(i is None or i.dtype != torch.bool for i in args[1]), "index by a mask waits"
+        return function(*args, **(kwargs or {}))
+
+
+HOST_SYNC = {
+    "aten.item",
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.equal",
+    "aten.is_nonzero",
+}
+
+
+def test_a_layer_on_all_chunks_never_waits_for_the_device():
+    _, trie = make_trie([([0, 1, 2, 0, 1, 2, 0], [1, 1]), ([0, 1, 2, 0, 2], [2])], chunk_tokens=3, group_tokens=100)
+    (group,) = trie.groups()
+    with torch.inference_mode():
+        run = GroupRun(model(), group)
+        assert any(chunk.stem is not None for chunk in run._chunks)
+        assert any(chunk.saved is not None for chunk in run._chunks)
+        state = run.embed()
+        with pytest.raises(AssertionError, match="waits"), RefuseHostSync():
+            state.sum().item()
+        with RefuseHostSync():
+            run.apply((0, WIDTHS[1]), state, in_place=False)
+    set_active(model(), None)
