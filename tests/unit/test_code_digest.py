@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama_nas import code_digest as module
-from llama_nas.cli import STAGES
+from llama_nas.cli import STAGES, main
 
 
 @pytest.fixture
@@ -63,3 +63,14 @@ def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
     path = package / "cli.py"
     edited = path.read_text().replace('"--repeats", type=int', '"--repeats", type=float')
     assert changed(lambda: path.write_text(edited)) == {"throughput"}
+
+
+def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
+    """What a stage in an image says whose package was left behind; the code it was built from runs."""
+    arguments = f"front --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/front.csv".split()
+    assert main([*arguments, "--code", "0123456789abcdef"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"llama-nas front: error: the code in {module.ROOT} is not the workflow's")
+    assert line.count("\n") == 1
+    assert main([*arguments, "--code", module.code_digest("front")]) == 2
+    assert "is not the workflow's" not in capsys.readouterr().err

@@ -34,6 +34,6 @@ rule finetune:
         # Outside the declared outputs, which Snakemake deletes before a job: a killed run continues from here.
         checkpoints="results/checkpoints",
     shell:
-        "llama-nas finetune --seed {params.seed} {params.space} {params.settings} {params.flags} --device {params.device} "
+        "llama-nas finetune --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.flags} --device {params.device} "
         "--base {input.base} --instructions {params.instructions} "
         "--checkpoints {params.checkpoints} --output {output} 2> {log}"
