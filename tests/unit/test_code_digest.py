@@ -16,16 +16,16 @@ def package(tmp_path, monkeypatch) -> Path:
     copy = tmp_path / "llama_nas"
     shutil.copytree(module.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "ROOT", copy)
-    module._tree.cache_clear()
+    module._source.cache_clear()
     yield copy
-    module._tree.cache_clear()
+    module._source.cache_clear()
 
 
 def changed(edit) -> set[str]:
     """Stages whose digest the edit changes."""
     before = {stage: module.code_digest(stage) for stage in STAGES}
     edit()
-    module._tree.cache_clear()
+    module._source.cache_clear()
     return {stage for stage in STAGES if module.code_digest(stage) != before[stage]}
 
 

@@ -186,7 +186,8 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
     )
-    parser.add_argument("--ranks", type=int, required=True, help="processes on this machine: one per GPU, or CPU ranks")
+    parser.add_argument("--ranks", type=int, required=True, help="processes: one per GPU, or CPU ranks")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that share the ranks, one srun task on each")
     parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2, 3], required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
     parser.add_argument("--epochs", type=float, required=True)
@@ -709,7 +710,7 @@ def _gpus(args: Arguments) -> int:
     """How many GPUs of this machine the stage uses: one, in training one per rank."""
     if getattr(args, "device", "cpu") != "cuda":
         return 0
-    return args.ranks if args.stage == "finetune" else 1
+    return args.ranks // args.nodes if args.stage == "finetune" else 1
 
 
 def main(argv: list[str] | None = None) -> int:

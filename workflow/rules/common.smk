@@ -18,10 +18,11 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-# Whatever is fetched is fetched by the fetch rules; every cache lives in the working directory.
+# Whatever is fetched is fetched by the fetch rules, which alone set HF_HUB_OFFLINE=0; every cache lives in the working
+# directory, which is the only folder besides /tmp that a container sees.
 shell.prefix(
-    "export XDG_CACHE_HOME=$PWD/.cache HF_HOME=$PWD/.cache/huggingface TOKENIZERS_PARALLELISM=false "
-    "HF_HUB_OFFLINE=${{HF_HUB_OFFLINE:-1}}; "
+    "export HOME=$PWD XDG_CACHE_HOME=$PWD/.cache HF_HOME=$PWD/.cache/huggingface TRITON_CACHE_DIR=$PWD/.cache/triton "
+    "HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
 
 WIDTHS = " ".join(map(str, config["space"]["widths"]))
