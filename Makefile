@@ -1,7 +1,7 @@
 # make run   set everything up and run the default workflow to its end
 # make test  set everything up and pass the tests
 # make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
-# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt from the current .venv
+# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -45,7 +45,7 @@ $(READY): Makefile pyproject.toml $(wildcard envs/*.txt)
 	touch $@
 
 lock:
-	$(BIN)/python envs/lock.py > envs/constraints.txt.new && mv envs/constraints.txt.new envs/constraints.txt
+	$(BIN)/python envs/lock.py
 
 clean:
 	rm -rf $(VENV) .cache .snakemake results logs

@@ -1,52 +1,14 @@
 """The DAG and its rerun behaviour, with stand-ins for the stages: what runs, what does not, and what reruns when."""
 
 import collections
-import os
 import re
-import shutil
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REDUCED = REPOSITORY / "workflow/presets/reduced.yaml"
 MEMBERS = ["01111x", "00011x"]  # of the stand-in's front, the two that are spread over its sizes
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run Snakemake in an empty folder, with its own copy of the workflow, a config to change and stand-in stages."""
-    code = tmp_path / "code"
-    shutil.copytree(REPOSITORY / "workflow", code / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(REPOSITORY / "envs", code / "envs")
-    shutil.copy(REPOSITORY / "Snakefile", code)
-    command = tmp_path / "bin/llama-nas"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "stand_in.py"}" "$@"\n')
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    config = yaml.safe_load(REDUCED.read_text())
-
-    def snakemake(*arguments, change=None, check=True):
-        if change:
-            change(config)
-        path = tmp_path / "test.yaml"
-        path.write_text(yaml.safe_dump(config))
-        result = subprocess.run(
-            ["snakemake", "--snakefile", code / "Snakefile", "--configfile", path, "--cores", "2", *arguments],
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-        )
-        assert not check or result.returncode == 0, result.stdout + result.stderr
-        return result
-
-    snakemake.folder = tmp_path
-    return snakemake
 
 
 def jobs(result) -> dict[str, int]:
