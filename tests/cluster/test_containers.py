@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, RUNS, assert_same_results, command
+from runs import REPOSITORY, RUNS, assert_same_results, command
 
 FAMILIES = ("search", "score", "train")
 USER = "unprivileged"  # made by .ci/packages
@@ -36,7 +36,7 @@ def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 def in_images(folder: Path, *targets: str) -> str:
-    result = run(folder, *command(folder, "--cores", "2", "--sdm", "apptainer", *targets))
+    result = run(folder, *command(folder, "--sdm", "apptainer", "--cores", "2", *targets))
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stderr
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import slurm
-from conftest import REPOSITORY, RUNS, assert_same_results, command
+from runs import REPOSITORY, RUNS, assert_same_results, command
 
 # A cluster of one small node answers at once; and rules that need no GPU here ask for the fake ones.
 HERE = [

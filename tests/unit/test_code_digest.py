@@ -74,3 +74,36 @@ def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
     assert line.count("\n") == 1
     assert main([*arguments, "--code", module.code_digest("front")]) == 2
     assert "is not the workflow's" not in capsys.readouterr().err
+
+
+EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
+REACHES = {
+    "analysis": "summarize report",
+    "benchmark.py": "benchmark",
+    "elastic.py": "finetune evaluate score verify export",
+    "export.py": "export",
+    "fetch.py": "fetch base",
+    "harness.py": "score",
+    "hf_folder.py": "fetch base finetune score benchmark export quantize throughput",
+    "modeling_subnet.py": "fetch base finetune score benchmark export quantize throughput",
+    "pareto.py": "propose finalists front summarize report",
+    "pretrain.py": "pretrain",
+    "quantize.py": "quantize",
+    "scoring": "evaluate score verify",
+    "search": "sample fit propose finalists front enumerate-space tabulate",
+    "tasks": "compile-task evaluate score verify benchmark",
+    "throughput.py": "throughput",
+    "training": "finetune",
+    "world": "world pretrain",
+}
+
+
+def test_every_module_reruns_the_stages_of_its_room():
+    """An edit in analysis/ trains, scores and searches nothing again; one in training/ trains, and what follows from it."""
+    reached: dict[str, set[str]] = {}
+    for stage in STAGES:
+        for path in module._closure(module._cli_functions(stage)):
+            reached.setdefault(path.relative_to(module.ROOT).parts[0], set()).add(stage)
+    assert {room: stages for room, stages in reached.items() if room not in EVERYWHERE} == {
+        room: set(stages.split()) for room, stages in REACHES.items()
+    }

@@ -1,11 +1,13 @@
 """The DAG and its rerun behaviour, with stand-ins for the stages: what runs, what does not, and what reruns when."""
 
 import collections
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMBERS = ["01111x", "00011x"]  # of the stand-in's front, the two that are spread over its sizes
@@ -171,6 +173,28 @@ def test_llama2_7b_preset_builds(tmp_path):
     counts = jobs(result)
     assert counts["fetch_model"] == 1 and counts["fetch_dataset"] == 5 and counts["finetune"] == 1
     assert counts["evaluate"] == 5 * 5 * 8 and counts["front"] == 5
+
+
+def test_memory_follows_the_model(tmp_path):
+    """As long as the model is not fetched its size is unknown; then: bf16 weights, and as much again to load them."""
+    preset = yaml.safe_load((REPOSITORY / "workflow/presets/llama2-7b.yaml").read_text())
+    shape = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    shape |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(shape))
+
+    def requested(config: dict) -> str:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        result = subprocess.run(
+            ["snakemake", "fronts", "-n", "--snakefile", REPOSITORY / "Snakefile", "--cores", "8",
+             "--configfile", "config.yaml"], cwd=tmp_path, text=True, capture_output=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        (evaluate, *_) = re.findall(r"^rule evaluate:\n.*? resources: (.*?)$", result.stdout, re.M | re.S)
+        return dict(word.split("=") for word in evaluate.split(", "))["mem_mb"]
+
+    assert requested(preset) == "<TBD>"
+    assert requested(preset | {"base": {"source": "path", "path": "model"}}) == str(4000 + round(4 * 6738415616 / 1e6))
 
 
 def test_slurm_profile_dry_run(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Workflow
+from workflow_copy import REPOSITORY, Workflow
 
 SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
 COMPUTED = "pretrain finetune evaluate benchmark verify throughput"
