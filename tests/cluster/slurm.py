@@ -1,4 +1,6 @@
-"""A SLURM cluster of one node, this machine, with two fake GPUs: the distribution's own daemons, started and stopped.
+"""A SLURM cluster on this machine, by the distribution's own daemons: two nodes with two fake GPUs each.
+
+Both nodes are this machine, so what runs on one alone is run as on any single machine; jobs on two are spread for real.
 
 Needs root and Debian's slurm-wlm and munge. Everything lies in /run/llama-nas-slurm but for the configuration, which
 SLURM's commands look for in /etc/slurm inside jobs.
@@ -21,21 +23,21 @@ import psutil
 
 STATE = Path("/run/llama-nas-slurm")
 ETC = Path("/etc/slurm")
+NODES = ("one", "two")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
 SLURM_CONF = """\
-ClusterName=one-node
+ClusterName=one-machine
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
-SlurmdPort=16818
 SlurmUser=root
 AuthType=auth/munge
 # A requeued job waits until its old credential has expired.
 AuthInfo=socket={state}/munge.socket,cred_expire=5
 StateSaveLocation={state}/slurmctld
-SlurmdSpoolDir={state}/slurmd
+SlurmdSpoolDir={state}/%n
 SlurmctldPidFile={state}/slurmctld.pid
-SlurmdPidFile={state}/slurmd.pid
+SlurmdPidFile={state}/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -46,7 +48,9 @@ ReturnToService=2
 MinJobAge=3600
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
+NodeName=one Port=16818
+NodeName=two Port=16819
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -56,19 +60,21 @@ def running_slurm() -> Iterator[None]:
     """Start munged, slurmctld and slurmd, wait until the node is idle, and stop them again."""
     missing = [name for name in DAEMONS if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        raise SystemExit(f"needs root and Debian's slurm-wlm and munge (missing: {', '.join(missing) or 'root'})")
+        raise RuntimeError(f"needs root and Debian's slurm-wlm and munge (missing: {', '.join(missing) or 'root'})")
     if (ETC / "slurm.conf").exists():
-        raise SystemExit(f"{ETC}/slurm.conf: this machine has a SLURM of its own, which this test would replace")
+        raise RuntimeError(f"{ETC}/slurm.conf: this machine has a SLURM of its own, which this test would replace")
     shutil.rmtree(STATE, ignore_errors=True)
-    for folder in (ETC, STATE, STATE / "slurmctld", STATE / "slurmd"):
+    for folder in (ETC, STATE, *(STATE / name for name in ("slurmctld", *NODES))):
         folder.mkdir(exist_ok=True)
     host = platform.node().partition(".")[0]
     memory = psutil.virtual_memory().total // 2**20 * 9 // 10
     configuration = SLURM_CONF.format(host=host, state=STATE, cpus=psutil.cpu_count(), memory=memory)
     (ETC / "slurm.conf").write_text(configuration)
-    (ETC / "gres.conf").write_text(f"Name=gpu File={STATE}/gpu[0-1]\n")
-    for gpu in ("gpu0", "gpu1"):  # of regular files SLURM would make no CUDA_VISIBLE_DEVICES
-        os.mknod(STATE / gpu, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    gpus = [f"NodeName={node} Name=gpu File={STATE}/{node}-gpu[0-1]\n" for node in NODES]
+    (ETC / "gres.conf").write_text("".join(gpus))
+    for node in NODES:  # of regular files SLURM would make no CUDA_VISIBLE_DEVICES
+        for gpu in (0, 1):
+            os.mknod(STATE / f"{node}-gpu{gpu}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     key = STATE / "munge.key-file"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
@@ -76,12 +82,15 @@ def running_slurm() -> Iterator[None]:
     munge = [f"--{option}={STATE}/munge.{option}" for option in files]
     processes = []
     try:
-        for command in (["munged", "--foreground", *munge], ["slurmctld", "-D", "-c"], ["slurmd", "-D"]):
-            with open(STATE / f"{command[0]}.out", "w") as output:
+        daemons = [["munged", "--foreground", *munge], ["slurmctld", "-D", "-c"]]
+        for command in (*daemons, *(["slurmd", "-D", "-N", node] for node in NODES)):
+            with open(STATE / f"{len(processes)}-{command[0]}.out", "w") as output:
                 processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
             if command[0] == "munged":
                 _wait_for((STATE / "munge.socket").exists, "munged")
-        _wait_for(lambda: "idle" in _output("sinfo", "--noheader", "--format=%T"), "SLURM's node")
+        _wait_for(
+            lambda: _output("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * 2, "SLURM's nodes"
+        )
         yield
     finally:
         _output("scancel", f"--user={os.environ.get('USER', 'root')}")
@@ -116,5 +125,5 @@ def _wait_for(condition, what: str, seconds: float = 60) -> None:
     while not condition():
         if time.monotonic() > end:
             logs = "\n".join(f"{path}:\n{path.read_text()[-3000:]}" for path in STATE.glob("*.out"))
-            raise SystemExit(f"{what} did not come up in {seconds:.0f} seconds\n{logs}")
+            raise RuntimeError(f"{what} did not come up in {seconds:.0f} seconds\n{logs}")
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The reduced world through profiles/slurm on a real SLURM; its training job is requeued and cancelled on the way.
+"""The reduced world through profiles/slurm on a real SLURM; its training, on two nodes, is requeued and cancelled.
 
 Run by .ci/run (`make test-slurm`), not by `make test`: it needs root and starts daemons.
 """
@@ -13,12 +13,14 @@ import pytest
 import slurm
 from runs import REPOSITORY, RUNS, assert_same_results, command
 
-# A cluster of one small node answers at once; and rules that need no GPU here ask for the fake ones.
+# A small cluster answers at once; rules that need no GPU here ask for fake ones; training is spread over two nodes.
+SRUN = "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1"
 HERE = [
     *("--profile", str(REPOSITORY / "profiles/slurm")),
     *("--slurm-no-account", "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"),
     *("--slurm-status-command", "squeue", "--latency-wait", "5"),
-    *("--set-resources", "evaluate:gpu=1", "finetune:gpu=2"),
+    *("--set-resources", "evaluate:gpu=1", "finetune:gpu=2", "finetune:nodes=2", "finetune:tasks=2"),
+    *("finetune:tasks_per_gpu=0", f"finetune:mpi='{SRUN}'", "--set-threads", "finetune=1"),
 ]
 LEASE = "from llama_nas.devices import leased_devices\nwith leased_devices(1) as held: print(*held)"
 
@@ -30,7 +32,16 @@ def cluster():
 
 
 def test_a_job_leases_the_device_that_slurm_gave_it():
-    command = ["srun", "--quiet", "--ntasks=1", "--gpus=1", "sh", "-c", f"sleep 2; '{sys.executable}' -c '{LEASE}'"]
+    command = [
+        "srun",
+        "--quiet",
+        "--nodelist=one",
+        "--ntasks=1",
+        "--gpus=1",
+        "sh",
+        "-c",
+        f"sleep 2; '{sys.executable}' -c '{LEASE}'",
+    ]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert sorted(job.communicate(timeout=120)[0].strip() for job in both) == ["0", "1"]
 
@@ -51,7 +62,7 @@ def test_the_reduced_world_through_the_profile(local):
     requeued, last = slurm.jobs_of("finetune")
     assert requeued["Restarts"] == "1" and requeued["JobState"] == "CANCELLED"
     assert last["JobState"] == "COMPLETED" and int(memory(last)) == 2 * int(memory(requeued))
-    assert last["TresPerJob"] == "gres:gpu:2"
+    assert last["TresPerJob"] == "gres:gpu:2" and last["NumNodes"] == "2"
     evaluations = slurm.jobs_of("evaluate")
     assert len(evaluations) == 2 and all(job["TresPerJob"] == "gres:gpu:1" for job in evaluations)
     assert not slurm.jobs_of("fit") and not slurm.jobs_of("propose"), "steps of seconds are no jobs"

@@ -99,7 +99,7 @@ REACHES = {
 
 
 def test_every_module_reruns_the_stages_of_its_room():
-    """An edit in analysis/ trains, scores and searches nothing again; one in training/ trains, and what follows from it."""
+    """An edit in analysis/ trains, scores and searches nothing again."""
     reached: dict[str, set[str]] = {}
     for stage in STAGES:
         for path in module._closure(module._cli_functions(stage)):
