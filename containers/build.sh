@@ -11,7 +11,7 @@ python="${PYTHON:-python3.11}"
 version="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
 families=("$@")
 [ $# -gt 0 ] || families=(search score train)
-wheels=.cache/wheels
+wheels=".cache/wheels${TORCH_INDEX:+-${TORCH_INDEX##*/}}"
 
 for builder in buildah podman docker none; do
     if command -v $builder > /dev/null; then break; fi
