@@ -17,73 +17,61 @@ import yaml
 from workflow_copy import REPOSITORY, Workflow
 
 SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
-COMPUTED = "pretrain finetune evaluate benchmark verify throughput"
 SPACE = "finetune sample evaluate fit propose"
 
-# Every key of the schema: a new value, and the rules that start rerunning.
-KEYS = {
-    "seed": (2, "world pretrain finetune sample fit propose"),
-    "embedded.inhabitants": (61, "world"),
-    "embedded.items": (101, "world"),
-    "embedded.layers": (7, "pretrain"),
-    "embedded.hidden_size": (48, "pretrain"),
-    "embedded.heads": (4, "pretrain"),
-    "embedded.vocabulary": (601, "pretrain"),
-    "embedded.max_positions": (1024, "pretrain"),
-    "embedded.sequence_length": (64, "pretrain"),
-    "embedded.steps": (61, "pretrain"),
-    "embedded.batch_size": (8, "pretrain"),
-    "embedded.learning_rate": (0.002, "pretrain"),
-    "embedded.threads": (1, "pretrain"),
-    "space.depths": ([5, 6], SPACE),
-    "space.widths": ([96, 48, 24], f"{SPACE} export verify summarize"),
-    "training.ranks": (1, "finetune"),
-    "training.threads": (2, "finetune"),
-    "training.zero_stage": (3, "finetune"),
-    "training.dtype": ("bf16", "finetune"),
-    "training.epochs": (1, "finetune"),
-    "training.global_batch": (32, "finetune"),
-    "training.micro_batch": (4, "finetune"),
-    "training.learning_rate": (0.002, "finetune"),
-    "training.warmup": (0.1, "finetune"),
-    "training.weight_decay": (0.1, "finetune"),
-    "training.max_grad_norm": (2.0, "finetune"),
-    "training.max_length": (256, "finetune"),
-    "training.subnet_steps": ("never", "finetune"),
-    "training.gradient_checkpointing": (True, "finetune"),
-    "training.checkpoint_every": (50, "finetune"),
-    "tasks.arc_easy.lm_eval_task": ("arc_challenge", "compile_task"),
-    "tasks.arc_easy.metric": ("acc_norm", "compile_task"),
-    "tasks.arc_easy.num_fewshot": (1, "compile_task"),
-    "tasks.arc_easy.limit": (10, "compile_task"),
-    "tasks.arc_easy.chunk_tokens": (256, "compile_task"),
-    "tasks.arc_easy.group_tokens": (1024, "compile_task"),
-    "tasks.arc_easy.search_items": (30, "evaluate finalists front"),
-    "search.variant": ("strict", "sample fit propose"),
-    "search.predictor": ("ridge", "fit"),
-    "search.population": (10, "sample propose front summarize report"),
-    "search.evaluations": (60, "front summarize report"),
-    "search.generations": (51, "propose"),
-    "search.crossover_probability": (0.8, "propose"),
-    "search.crossover_eta": (10.0, "propose"),
-    "search.mutation_probability": (0.1, "propose"),
-    "search.mutation_eta": (10.0, "propose"),
-    "search.shards": (2, "evaluate fit"),
-    "export.members": (3, "export quantize benchmark summarize throughput"),
-    "benchmark.precisions": (["fp16", "int8", "fp32"], "benchmark summarize throughput"),
-    "benchmark.batch_size": (16, "benchmark"),
-    "throughput.batch_size": (4, "throughput"),
-    "throughput.sequence_length": (64, "throughput"),
-    "throughput.repeats": (4, "throughput"),
-    "compute.device": ("cuda", COMPUTED),
-    "compute.dtype": ("bf16", "evaluate benchmark verify"),
-    "compute.threads": (2, "evaluate benchmark verify throughput"),
+# The rules that start rerunning when a key of a block changes ...
+BLOCKS = {
+    "embedded": "pretrain",
+    "training": "finetune",
+    "tasks.arc_easy": "compile_task",
+    "search": "propose",
+    "throughput": "throughput",
 }
-# With the embedded world these say nothing, or nothing else can be said.
+# ... and those of keys that are no key like the others of their block.
+KEYS = {
+    "seed": "world pretrain finetune sample fit propose",
+    "embedded.inhabitants": "world",
+    "embedded.items": "world",
+    "space.depths": SPACE,
+    "space.widths": f"{SPACE} export verify summarize",
+    "tasks.arc_easy.search_items": "evaluate finalists front",
+    "search.variant": "sample fit propose",
+    "search.predictor": "fit",
+    "search.population": "sample propose front summarize report",
+    "search.evaluations": "front summarize report",
+    "search.shards": "evaluate fit",
+    "export.members": "export quantize benchmark summarize throughput",
+    "benchmark.precisions": "benchmark summarize throughput",
+    "benchmark.batch_size": "benchmark",
+    "compute.device": "pretrain finetune evaluate benchmark verify throughput",
+    "compute.dtype": "evaluate benchmark verify",
+    "compute.threads": "evaluate benchmark verify throughput",
+}
+# New values, where the default plus one, or another word, would not be a valid config.
+VALUES = {
+    "embedded.layers": 7,
+    "embedded.hidden_size": 48,
+    "embedded.heads": 4,
+    "space.depths": [5, 6],
+    "space.widths": [96, 48, 24],
+    "training.ranks": 1,
+    "training.global_batch": 32,
+    "training.micro_batch": 4,
+    "tasks.arc_easy.lm_eval_task": "arc_challenge",
+    "tasks.arc_easy.metric": "acc_norm",
+    "tasks.arc_easy.num_fewshot": 1,
+    "tasks.arc_easy.limit": 10,
+    "tasks.arc_easy.search_items": 30,
+    "search.population": 10,
+    "search.evaluations": 60,
+    "export.members": 3,
+    "benchmark.precisions": ["fp16", "int8", "fp32"],
+}
+# Keys that say nothing in a run on the embedded world, keys of other sources, and keys with no other value by themselves.
 WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
 OTHER_SOURCES = {"base.source", "base.path", "base.hub_id", "base.revision", "data_root"}
 OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revision"}
-ONE_VALUE = {"space.depth_selection", "space.width_selection", "tasks.arc_easy.subtasks"}
+NO_OTHER = {"space.depth_selection", "space.width_selection", "embedded.intermediate_size", "tasks.arc_easy.subtasks"}
 
 
 @pytest.fixture(scope="module")
@@ -131,27 +119,40 @@ def starts(jobs: list[dict[str, str]]) -> set[str]:
     return {job["rule"] for job in jobs if not job["reason"].startswith(follows)} - {"all"}
 
 
-def schema_keys(schema: dict, prefix: str = "") -> set[str]:
-    keys = set()
+def schema_keys(schema: dict, prefix: str = "") -> dict[str, dict]:
+    """Every key of the config and what the schema says of it."""
+    keys = {}
     for name, value in schema.get("properties", {}).items():
         if name == "tasks":
             keys |= schema_keys(value["additionalProperties"], "tasks.arc_easy.")
         else:
-            keys |= schema_keys(value, f"{prefix}{name}.") or {f"{prefix}{name}"}
+            keys |= schema_keys(value, f"{prefix}{name}.") or {f"{prefix}{name}": value}
     return keys
 
 
-def test_the_table_has_every_key():
-    assert schema_keys(SCHEMA) == KEYS.keys() | WITHOUT_EFFECT.keys() | OTHER_SOURCES | ONE_VALUE
+def another(config: dict, key: str, schema: dict):
+    """A value of the key that is neither the config's nor the default."""
+    current = schema.get("default")
+    for part in key.split("."):
+        config = config.get(part, {}) if isinstance(config, dict) else {}
+    current = current if config == {} else config
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value != current)
+    if schema["type"] == "boolean":
+        return not current
+    return current + 1 if schema["type"] == "integer" else (current + 1) / 2 + 0.001
 
 
 def test_a_changed_key_reruns_the_rules_that_read_it(done):
-    ran = plans(done, {key: value for key, (value, _) in KEYS.items()} | WITHOUT_EFFECT)
-    for key in WITHOUT_EFFECT:
-        assert ran[key] == [], key
-    found = {key: " ".join(sorted(starts(ran[key]))) for key in KEYS}
-    expected = {key: " ".join(sorted(rules.split())) for key, (_, rules) in KEYS.items()}
-    assert found == expected
+    keys = schema_keys(SCHEMA)
+    named = KEYS.keys() | VALUES.keys() | WITHOUT_EFFECT.keys() | OTHER_SOURCES | NO_OTHER
+    assert not named - keys.keys(), "no such keys any more"
+    tried = [key for key in keys if key not in WITHOUT_EFFECT.keys() | OTHER_SOURCES | NO_OTHER]
+    values = {key: VALUES[key] if key in VALUES else another(done.config, key, keys[key]) for key in tried}
+    ran = plans(done, values | WITHOUT_EFFECT)
+    expected = {key: set(KEYS.get(key, BLOCKS.get(key.rpartition(".")[0], "")).split()) for key in tried}
+    expected |= {key: set() for key in WITHOUT_EFFECT}
+    assert {key: starts(jobs) for key, jobs in ran.items()} == expected
 
 
 def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
