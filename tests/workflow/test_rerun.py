@@ -67,7 +67,7 @@ VALUES = {
     "export.members": 3,
     "benchmark.precisions": ["fp16", "int8", "fp32"],
 }
-# Keys that say nothing in a run on the embedded world, keys of other sources, and keys with no other value by themselves.
+# Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves.
 WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
 OTHER_SOURCES = {"base.source", "base.path", "base.hub_id", "base.revision", "data_root"}
 OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revision"}
