@@ -1,6 +1,7 @@
 # make run   set everything up and run the default workflow to its end
 # make test  set everything up and pass the tests
-# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt from the current .venv
+# make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
+# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -9,7 +10,7 @@ CORES ?= all
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
-.PHONY: run test setup check lock clean
+.PHONY: run test setup check images test-slurm test-containers lock clean
 
 run: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
@@ -25,6 +26,13 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
 
+images: $(READY)
+	PYTHON="$(CURDIR)/$(BIN)/python" containers/build.sh $(FAMILIES)
+
+# Not part of `make test`: they need root, system packages and minutes. .ci/run installs what they need.
+test-slurm test-containers: test-%: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses=0 --capture=no tests/cluster/test_$*.py $(PYTEST_ARGS)
+
 # torch comes before the rest and from its own pin, or other packages would choose another build of it.
 $(READY): Makefile pyproject.toml $(wildcard envs/*.txt)
 	@sh envs/prerequisites.sh $(PYTHON)
@@ -32,12 +40,12 @@ $(READY): Makefile pyproject.toml $(wildcard envs/*.txt)
 	$(PIP) -r envs/build.txt
 	$(PIP) torch
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
-	$(PIP) -r envs/search.txt -r envs/score.txt -r envs/train.txt -r envs/dev.txt
+	$(PIP) -r envs/workflow.txt -r envs/search.txt -r envs/score.txt -r envs/train.txt -r envs/dev.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 lock:
-	$(BIN)/python envs/lock.py > envs/constraints.txt.new && mv envs/constraints.txt.new envs/constraints.txt
+	$(BIN)/python envs/lock.py
 
 clean:
 	rm -rf $(VENV) .cache .snakemake results logs

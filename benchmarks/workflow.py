@@ -4,16 +4,18 @@
 
 Runs Snakemake in the folder and reads the `benchmark:` files of all jobs. Prints, by rule, the number of jobs, their
 wall and processor seconds and the largest memory; then the wall time of the run against the sum of its jobs' processor
-time divided by the cores; the start-up that every job pays; and what a second run, with nothing to do, takes. Needs the
-machine for itself. Writes benchmarks/workflow.json.
+time divided by the cores; the start-up that every job pays; what a second run, with nothing to do, takes; and a dry-run
+of the preset for LLaMA2-7B up to its fronts. Needs the machine for itself. Writes benchmarks/workflow.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,12 @@ def main() -> None:
         sys.exit(f"{args.directory}: has results already; the wall time of a whole run is wanted")
     wall = run(args)
     idle = run(args)
+    dry_run, planned = plan_of_7b()
     record = summary(args.directory / "results/timings/jobs", wall, args.cores) | {
         "config": args.configfile.name,
         "nothing_to_do_seconds": idle,
+        "dry_run_7b_seconds": dry_run,
+        "dry_run_7b_jobs": planned,
         "import_seconds": {family: import_seconds(statement) for family, statement in IMPORTS.items()},
     }
     write_json(args.output, record)
@@ -56,6 +61,19 @@ def run(args: argparse.Namespace) -> float:
     start = time.monotonic()
     subprocess.run([*command, args.configfile.resolve(), "--cores", str(args.cores)], check=True)
     return time.monotonic() - start
+
+
+def plan_of_7b() -> tuple[float, int]:
+    """Seconds of a dry-run of the 7B preset up to the fronts, with nothing fetched yet, and the jobs it shows."""
+    command = ["snakemake", "--dry-run", "--cores", "8", "--snakefile", REPOSITORY / "Snakefile", "--configfile"]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        result = subprocess.run(
+            [*command, REPOSITORY / "workflow/presets/llama2-7b.yaml", "--directory", folder, "fronts"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        seconds = time.monotonic() - start
+    return seconds, int(re.findall(r"^total +(\d+)$", result.stdout, re.M)[0])
 
 
 def summary(jobs: Path, wall: float, cores: int) -> dict[str, Any]:
@@ -92,7 +110,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"{record['config']}: {record['jobs']} jobs, {record['wall_seconds'] / 60:.1f} minutes on {record['cores']} "
         f"cores; {record['compute_seconds'] / 60:.1f} minutes of processor time, wall = {record['ratio']:.2f} x "
         f"(processor time / cores); largest job {record['largest_job_mb']:.0f} MB; nothing to do: "
-        f"{record['nothing_to_do_seconds']:.1f} s",
+        f"{record['nothing_to_do_seconds']:.1f} s; dry-run of the 7B preset, {record['dry_run_7b_jobs']} jobs: "
+        f"{record['dry_run_7b_seconds']:.1f} s",
         "",
         "| rule | jobs | wall, s | processor, s | largest, MB |",
         "|---|---|---|---|---|",

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +23,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from llama_nas.artifacts import read_table
 from llama_nas.elastic import active, make_elastic
+from llama_nas.errors import UserError
 from llama_nas.space import SearchSpace
 from llama_nas.training import checkpoint, worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import BatchOrder, TokenRows
 from llama_nas.training.engine import make_accelerator, make_engine
+from llama_nas.training.nodes import Node, this_node
 from llama_nas.training.sampling import subnet_at
 
 STEPS = 20
@@ -127,7 +131,7 @@ def run_cases(rank: int, cases: dict[str, TrainingConfig], output: Path, port: i
     Words in a case's name: `resumed` saves a checkpoint half-way and goes on from it with a new engine; `unrepaired`
     leaves ZeRO-3's stale gradients in.
     """
-    worker.prepare_process(rank, next(iter(cases.values())), port)
+    worker.prepare_process(rank, next(iter(cases.values())), Node(port=port))
     repair = worker.zero_stale_grads
     for name, config in cases.items():
         accelerator, engine = fresh_engine(config)
@@ -408,3 +412,37 @@ def test_bad_input_found_by_a_rank_is_one_line(command):
     assert last.startswith("llama-nas finetune: error:") and "broken" in last
     assert "Traceback" not in done.stderr
     assert not (command.folder / "never").exists()
+
+
+def test_two_nodes_train_the_same_bytes_as_one(command):
+    """Two launchers, as srun starts them on two machines; here both are this one."""
+    whole = command.folder / "whole"
+    if not whole.exists():
+        run(command("whole"))
+    told = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    told["SLURM_JOB_ID"] = str(os.getpid())
+    launchers = [
+        subprocess.Popen(command("spread", nodes="2"), env=os.environ | told | {"SLURM_NODEID": node}) for node in "10"
+    ]
+    assert [launcher.wait(timeout=300) for launcher in launchers] == [0, 0]
+    for path in whole.iterdir():
+        assert path.read_bytes() == (command.folder / "spread" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, "one task per node (resource `mpi`), and 'SLURM_STEP_NUM_TASKS' is not set here"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, "srun started 4 tasks on 2 nodes"),
+    ],
+)
+def test_a_launch_that_is_not_one_task_per_node_is_one_line(told, message):
+    rest = {"SLURM_NODEID": "0", "SLURM_JOB_ID": "1", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    with pytest.raises(UserError, match=re.escape(message)):
+        this_node(2, told | rest)
+
+
+def test_ranks_are_shared_out_over_the_nodes():
+    assert [list(Node(index, 2).ranks(4)) for index in (0, 1)] == [[0, 1], [2, 3]]
+    with pytest.raises(UserError, match=r"training\.ranks 3 cannot be shared out over 2 nodes"):
+        Node(0, 2).ranks(3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama_nas import code_digest as module
-from llama_nas.cli import STAGES
+from llama_nas.cli import STAGES, main
 
 
 @pytest.fixture
@@ -16,16 +16,16 @@ def package(tmp_path, monkeypatch) -> Path:
     copy = tmp_path / "llama_nas"
     shutil.copytree(module.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "ROOT", copy)
-    module._tree.cache_clear()
+    module._source.cache_clear()
     yield copy
-    module._tree.cache_clear()
+    module._source.cache_clear()
 
 
 def changed(edit) -> set[str]:
     """Stages whose digest the edit changes."""
     before = {stage: module.code_digest(stage) for stage in STAGES}
     edit()
-    module._tree.cache_clear()
+    module._source.cache_clear()
     return {stage for stage in STAGES if module.code_digest(stage) != before[stage]}
 
 
@@ -63,3 +63,47 @@ def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
     path = package / "cli.py"
     edited = path.read_text().replace('"--repeats", type=int', '"--repeats", type=float')
     assert changed(lambda: path.write_text(edited)) == {"throughput"}
+
+
+def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
+    """What a stage in an image says whose package was left behind; the code it was built from runs."""
+    arguments = f"front --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/front.csv".split()
+    assert main([*arguments, "--code", "0123456789abcdef"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"llama-nas front: error: the code in {module.ROOT} is not the workflow's")
+    assert line.count("\n") == 1
+    assert main([*arguments, "--code", module.code_digest("front")]) == 2
+    assert "is not the workflow's" not in capsys.readouterr().err
+
+
+EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
+REACHES = {
+    "analysis": "summarize report",
+    "benchmark.py": "benchmark",
+    "elastic.py": "finetune evaluate score verify export",
+    "export.py": "export",
+    "fetch.py": "fetch base",
+    "harness.py": "score",
+    "hf_folder.py": "fetch base finetune score benchmark export quantize throughput",
+    "modeling_subnet.py": "fetch base finetune score benchmark export quantize throughput",
+    "pareto.py": "propose finalists front summarize report",
+    "pretrain.py": "pretrain",
+    "quantize.py": "quantize",
+    "scoring": "evaluate score verify",
+    "search": "sample fit propose finalists front enumerate-space tabulate",
+    "tasks": "compile-task evaluate score verify benchmark",
+    "throughput.py": "throughput",
+    "training": "finetune",
+    "world": "world pretrain",
+}
+
+
+def test_every_module_reruns_the_stages_of_its_room():
+    """An edit in analysis/ trains, scores and searches nothing again."""
+    reached: dict[str, set[str]] = {}
+    for stage in STAGES:
+        for path in module._closure(module._cli_functions(stage)):
+            reached.setdefault(path.relative_to(module.ROOT).parts[0], set()).add(stage)
+    assert {room: stages for room, stages in reached.items() if room not in EVERYWHERE} == {
+        room: set(stages.split()) for room, stages in REACHES.items()
+    }

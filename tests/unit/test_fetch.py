@@ -1,7 +1,9 @@
 """Fetching from a Hub (a small server with the Hub's addresses on loopback), and taking a local folder."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -41,7 +43,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(404, {"X-Error-Code": "RevisionNotFound"})
         files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
         if api and verb == "revision":
-            return self.answer(200, {}, {"id": "x/y", "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]})
+            siblings = [{"rfilename": name} | digests(path) for name, path in files.items()]
+            return self.answer(200, {}, {"id": "x/y", "sha": COMMIT, "siblings": siblings})
         if api and verb == "tree":
             tree = [{"type": "file", "path": f, "size": p.stat().st_size, "oid": f} for f, p in files.items()]
             return self.answer(200, {}, tree)
@@ -49,7 +52,10 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(403, {"X-Error-Code": "GatedRepo"})
         if rest[0] == self.server.failing:
             return self.answer(403, {})  # a 5xx would be tried again for half a minute
-        self.answer(200, {"X-Repo-Commit": COMMIT, "ETag": f'"{rest[0].encode().hex()}"'}, files[rest[0]].read_bytes())
+        content = files[rest[0]].read_bytes()
+        if rest[0] == self.server.corrupting:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self.answer(200, {"X-Repo-Commit": COMMIT, "ETag": f'"{rest[0].encode().hex()}"'}, content)
 
     def answer(self, status: int, headers: dict, body=b""):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -62,6 +68,16 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def digests(path: Path) -> dict:
+    """What the Hub says of a file with `blobs=true`: weights are in LFS, the rest are git blobs."""
+    content = path.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if path.suffix != ".safetensors":
+        return {"blobId": blob}
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"blobId": "of the pointer", "lfs": {"size": len(content), "sha256": sha256, "pointerSize": 134}}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +105,7 @@ def server(model, tmp_path_factory):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories = {"o/model": model, "datasets/o/data": data, "o/pickled": pickled, "o/locked": gated}
     server.requests = []
-    server.failing = None
+    server.failing = server.corrupting = None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -149,6 +165,18 @@ def test_an_interrupted_download_goes_on(server, model, tmp_path):
     load_model(tmp_path / "base", "fp32")
 
 
+@pytest.mark.parametrize("file", ["model-00002-of-00004.safetensors", "tokenizer.json"])
+def test_a_file_that_changed_on_the_way_is_refused_and_fetched_anew(server, model, tmp_path, file):
+    server.corrupting = file
+    result = fetch(server, tmp_path / "base", "o/model")
+    assert result.returncode == 2 and not (tmp_path / "base").exists()
+    assert f"o/model: {file} does not have the digest that the Hub publishes" in result.stderr.splitlines()[-1]
+    server.corrupting = None
+    again = fetch(server, tmp_path / "base", "o/model")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "base" / file).read_bytes() == (model / file).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("repo", "arguments", "message"),
     [
@@ -169,6 +197,39 @@ def test_what_the_hub_refuses_is_one_line(server, tmp_path, repo, arguments, mes
     assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
     assert repo in result.stderr.splitlines()[-1]
     assert not (tmp_path / "base").exists()
+
+
+def test_the_workflow_fetches_once_and_resources_can_be_copied_to_where_there_is_no_internet(server, tmp_path):
+    repository = Path(__file__).resolve().parents[2]
+    config = tmp_path / "hub.json"
+    settings = {
+        "base": {"source": "hub", "hub_id": "o/model", "revision": COMMIT},
+        "instructions": {"hub_id": "o/data", "revision": COMMIT},
+        "space": {"depths": [4, 6], "widths": list(WIDTHS)},
+        "tasks": {"arc_easy": {"metric": "acc", "dataset": "o/data", "revision": COMMIT}},
+    }
+    config.write_text(json.dumps(settings))
+
+    def snakemake(folder: str, *targets: str, **environment: str):
+        command = ["snakemake", "--snakefile", repository / "Snakefile", "--cores", "2", "--configfile", config]
+        result = subprocess.run(
+            [*command, "--directory", tmp_path / folder, *targets],
+            env=os.environ | environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    server.requests.clear()
+    here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "1"}  # a user's own is overruled
+    snakemake("login-node", "results/base", "resources/hub/o/data", **here)
+    assert all(f"/{COMMIT}" in request for request in server.requests)
+    shutil.copytree(tmp_path / "login-node/resources", tmp_path / "cluster/resources")
+    server.requests.clear()
+    plan = snakemake("cluster", "fronts", "--dry-run", **here)
+    assert "base_model" in plan and "fetch" not in plan
+    snakemake("cluster", "results/base", **here)
+    assert names(tmp_path / "cluster/results/base") == names(tmp_path / "login-node/results/base")
+    assert server.requests == []
 
 
 SPACE = {"depths": [4, 6], "widths": WIDTHS, "depth_selection": "first"}

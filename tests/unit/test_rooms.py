@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "artifacts": {"errors"},
     "config": {"errors", "tasks.definitions"},
     "code_digest": set(),
+    "devices": {"errors"},
     "elastic": {"errors", "space"},
     "world": CORE | {"world"},
     "pretrain": CORE | {"world"},
@@ -35,7 +36,18 @@ MAY_IMPORT = {
     "quantize": CORE | {"elastic", "hf_folder"},
     "throughput": CORE | {"hf_folder"},
 }
-WITHOUT_TORCH = ("space", "pareto", "artifacts", "config", "code_digest", "search", "analysis", "world", "fetch")
+WITHOUT_TORCH = (
+    "space",
+    "pareto",
+    "artifacts",
+    "config",
+    "code_digest",
+    "devices",
+    "search",
+    "analysis",
+    "world",
+    "fetch",
+)
 
 
 def imports(path: Path) -> set[str]:

@@ -15,6 +15,9 @@ FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 def main() -> None:
     args = vars(build_parser().parse_args())
+    switches = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+    if args["stage"] != "fetch" and any(os.environ.get(switch) != "1" for switch in switches):
+        sys.exit(f"{args['stage']}: may reach the Hub")
     for name, value in args.items():  # an input that is not there is the rule's mistake
         if isinstance(value, Path) and name not in ("output", "timings", "history", "figure", "checkpoints"):
             made_here = name == "evaluations" and args["stage"] == "fit"

@@ -1,52 +1,16 @@
 """The DAG and its rerun behaviour, with stand-ins for the stages: what runs, what does not, and what reruns when."""
 
 import collections
-import os
+import json
 import re
-import shutil
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REDUCED = REPOSITORY / "workflow/presets/reduced.yaml"
 MEMBERS = ["01111x", "00011x"]  # of the stand-in's front, the two that are spread over its sizes
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run Snakemake in an empty folder, with its own copy of the workflow, a config to change and stand-in stages."""
-    code = tmp_path / "code"
-    shutil.copytree(REPOSITORY / "workflow", code / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(REPOSITORY / "envs", code / "envs")
-    shutil.copy(REPOSITORY / "Snakefile", code)
-    command = tmp_path / "bin/llama-nas"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "stand_in.py"}" "$@"\n')
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
-    config = yaml.safe_load(REDUCED.read_text())
-
-    def snakemake(*arguments, change=None, check=True):
-        if change:
-            change(config)
-        path = tmp_path / "test.yaml"
-        path.write_text(yaml.safe_dump(config))
-        result = subprocess.run(
-            ["snakemake", "--snakefile", code / "Snakefile", "--configfile", path, "--cores", "2", *arguments],
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-        )
-        assert not check or result.returncode == 0, result.stdout + result.stderr
-        return result
-
-    snakemake.folder = tmp_path
-    return snakemake
 
 
 def jobs(result) -> dict[str, int]:
@@ -209,6 +173,28 @@ def test_llama2_7b_preset_builds(tmp_path):
     counts = jobs(result)
     assert counts["fetch_model"] == 1 and counts["fetch_dataset"] == 5 and counts["finetune"] == 1
     assert counts["evaluate"] == 5 * 5 * 8 and counts["front"] == 5
+
+
+def test_memory_follows_the_model(tmp_path):
+    """As long as the model is not fetched its size is unknown; then: bf16 weights, and as much again to load them."""
+    preset = yaml.safe_load((REPOSITORY / "workflow/presets/llama2-7b.yaml").read_text())
+    shape = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    shape |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(shape))
+
+    def requested(config: dict) -> str:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        result = subprocess.run(
+            ["snakemake", "fronts", "-n", "--snakefile", REPOSITORY / "Snakefile", "--cores", "8",
+             "--configfile", "config.yaml"], cwd=tmp_path, text=True, capture_output=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        (evaluate, *_) = re.findall(r"^rule evaluate:\n.*? resources: (.*?)$", result.stdout, re.M | re.S)
+        return dict(word.split("=") for word in evaluate.split(", "))["mem_mb"]
+
+    assert requested(preset) == "<TBD>"
+    assert requested(preset | {"base": {"source": "path", "path": "model"}}) == str(4000 + round(4 * 6738415616 / 1e6))
 
 
 def test_slurm_profile_dry_run(tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llama_nas import __version__
+from llama_nas.devices import leased_devices
 from llama_nas.errors import UserError
 
 Arguments = argparse.Namespace
@@ -185,7 +186,8 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
     )
-    parser.add_argument("--ranks", type=int, required=True, help="processes on this machine: one per GPU, or CPU ranks")
+    parser.add_argument("--ranks", type=int, required=True, help="processes: one per GPU, or CPU ranks")
+    parser.add_argument("--nodes", type=int, default=1, help="machines that share the ranks, one srun task on each")
     parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2, 3], required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], required=True)
     parser.add_argument("--epochs", type=float, required=True)
@@ -675,6 +677,7 @@ def build_parser() -> Parser:
         add_arguments = globals()[f"{run.__name__}_arguments"]
         command = commands.add_parser(name, help=add_arguments.__doc__, description=add_arguments.__doc__)
         add_arguments(command)
+        command.add_argument("--code", help="digest of the stage's code that the caller means; other code is refused")
         command.set_defaults(run=run)
     return parser
 
@@ -693,13 +696,33 @@ def _check_device(device: str) -> None:
             )
 
 
+def _check_code(stage: str, declared: str) -> None:
+    """Refuse to run other code than the workflow declared: an image or an installation that was left behind."""
+    from llama_nas.code_digest import ROOT, code_digest
+
+    if code_digest(stage) != declared:
+        raise UserError(
+            f"the code in {ROOT} is not the workflow's: renew the containers with `make images`, or run `make setup`"
+        )
+
+
+def _gpus(args: Arguments) -> int:
+    """How many GPUs of this machine the stage uses: one, in training one per rank."""
+    if getattr(args, "device", "cpu") != "cuda":
+        return 0
+    return args.ranks // args.nodes if args.stage == "finetune" else 1
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Exit code 2 and one line on stderr for bad input; a full disk is bad input, too."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        _check_device(getattr(args, "device", "cpu"))
-        args.run(args)
+        if args.code:
+            _check_code(args.stage, args.code)
+        with leased_devices(_gpus(args)):
+            _check_device(getattr(args, "device", "cpu"))
+            args.run(args)
     except UserError as error:
         print(f"llama-nas {args.stage}: error: {error}", file=sys.stderr)
         return 2

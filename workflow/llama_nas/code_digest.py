@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 PACKAGE = "llama_nas"
@@ -22,14 +22,50 @@ def code_digest(stage: str) -> str:
     functions = _cli_functions(stage)
     parts = [ast.dump(function) for function in functions]
     for path in sorted(_closure(functions)):
-        parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_meaning(path)}")
+        parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_source(path).meaning}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class _Source:
+    """A file of the package; what it means and what it uses are found out once, however many stages reach it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """Syntax tree without docstrings (comments and formatting are not in a tree at all)."""
+        tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+        return tree
+
+    @cached_property
+    def meaning(self) -> str:
+        return ast.dump(self.tree) if self.path.suffix == ".py" else self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def uses(self) -> list[Path]:
+        return list(_uses(self.tree, self.path.parent)) if self.path.suffix == ".py" else []
+
+
+@cache
+def _source(path: Path) -> _Source:
+    return _Source(path)
 
 
 def _cli_functions(stage: str) -> list[ast.FunctionDef]:
     """The stage's functions in cli.py and the module-level helpers they call, in file order."""
     name = stage.replace("-", "_")
-    functions = {node.name: node for node in _tree(ROOT / "cli.py").body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in _source(ROOT / "cli.py").tree.body if isinstance(node, ast.FunctionDef)}
     wanted, queue = set(), [name, f"{name}_arguments"]
     while queue:
         current = queue.pop()
@@ -50,8 +86,7 @@ def _closure(roots: Iterable[ast.AST]) -> set[Path]:
         if path in reached or path.name in ("cli.py", Path(__file__).name):
             continue  # of cli.py only the stage's own functions count, and a digest does not depend on how it is made
         reached.add(path)
-        if path.suffix == ".py":
-            queue.extend(_uses(_tree(path), path.parent))
+        queue.extend(_source(path).uses)
     return reached
 
 
@@ -82,20 +117,3 @@ def _module_file(name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    """Syntax tree without docstrings (comments and formatting are not in a tree at all)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
-
-
-def _meaning(path: Path) -> str:
-    return ast.dump(_tree(path)) if path.suffix == ".py" else path.read_text(encoding="utf-8")

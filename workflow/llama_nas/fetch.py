@@ -9,10 +9,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from llama_nas.artifacts import atomic_folder
+from llama_nas.artifacts import atomic_folder, file_digest
 from llama_nas.errors import UserError
 from llama_nas.hf_folder import (
     SIDE_FILES,
@@ -24,6 +25,9 @@ from llama_nas.hf_folder import (
     weight_files,
 )
 from llama_nas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,8 @@ def fetch_repository(
 
     kind: model or dataset. A model's config.json comes first and is checked, against the space too where `depths`
     and `widths` are given, before any weight. What is there of an interrupted download is kept beside `output` and
-    used by the next try. Raises UserError for what the Hub refuses, in one line.
+    used by the next try; every file is compared with the digest that the Hub publishes for it. Raises UserError for
+    what the Hub refuses, in one line.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.utils import filter_repo_objects
@@ -48,9 +53,11 @@ def fetch_repository(
     patterns = MODEL_PATTERNS if kind == "model" else DATASET_PATTERNS
     with _hub_errors(f"{repo} at revision {revision}"):
         hub = HfApi()
-        info = (hub.model_info if kind == "model" else hub.dataset_info)(repo, revision=revision)
+        about = hub.model_info if kind == "model" else hub.dataset_info
+        info = about(repo, revision=revision, files_metadata=True)
     commit = info.sha
-    wanted = list(filter_repo_objects([file.rfilename for file in info.siblings or []], allow_patterns=patterns))
+    files = {file.rfilename: file for file in info.siblings or []}
+    wanted = list(filter_repo_objects(files, allow_patterns=patterns))
     log.info("%s at revision %s is commit %s", repo, revision, commit)
     _check_listing(repo, kind, wanted)
 
@@ -67,6 +74,8 @@ def fetch_repository(
     missing = [name for name in wanted if not (partial / name).is_file()]
     if missing:
         raise UserError(f"{repo}: {len(missing)} files could not be fetched, {missing[0]} first; run again to go on")
+    for name in wanted:
+        _check_digest(repo, partial / name, files[name])
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     if output.is_dir():
         shutil.rmtree(output)
@@ -82,6 +91,18 @@ def _check_listing(repo: str, kind: str, names: Sequence[str]) -> None:
         raise UserError(f"{repo}: has no config.json; expected a Hugging Face model")
     if WEIGHTS not in names and WEIGHTS_INDEX not in names:
         raise UserError(f"{repo}: has no {WEIGHTS}; pickled weights are never read, choose a safetensors revision")
+
+
+def _check_digest(repo: str, path: Path, published: RepoSibling) -> None:
+    """Compare a file with the digest that the Hub publishes: sha256 of a large file, git's own of a small one."""
+    if published.lfs is not None:
+        same = file_digest(path) == published.lfs.sha256
+    else:
+        content = path.read_bytes()
+        same = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == published.blob_id
+    if not same:
+        path.unlink()
+        raise UserError(f"{repo}: {path.name} does not have the digest that the Hub publishes; run again to fetch it")
 
 
 @contextlib.contextmanager

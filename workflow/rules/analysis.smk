@@ -26,6 +26,7 @@ rule summarize:
         "logs/summarize/{task}.log",
     benchmark:
         "results/timings/jobs/summarize/{task}.tsv"
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
@@ -38,7 +39,7 @@ rule summarize:
         code=code_digest("summarize"),
         widths=WIDTHS,
     shell:
-        "llama-nas summarize --widths {params.widths} --model {input.model} --task {input.task} "
+        "llama-nas summarize --code {params.code} --widths {params.widths} --model {input.model} --task {input.task} "
         "--evaluations {input.evaluations} --front {input.front} --benchmarks {input.benchmarks} "
         "--agreement {input.agreement} --throughput {input.throughput} "
         "--output {output.table} --figure {output.figure} 2> {log}"
@@ -63,6 +64,7 @@ rule report:
         "logs/report.log",
     benchmark:
         "results/timings/jobs/report.tsv"
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
@@ -74,5 +76,5 @@ rule report:
     params:
         code=code_digest("report"),
     shell:
-        "llama-nas report --supernet {input.supernet} --summaries {input.summaries} --figures {input.figures} "
+        "llama-nas report --code {params.code} --supernet {input.supernet} --summaries {input.summaries} --figures {input.figures} "
         "--agreements {input.agreements} --predictors {input.predictors} --output {output} 2> {log}"

@@ -14,6 +14,7 @@ if EMBEDDED:
             "logs/world.log",
         benchmark:
             "results/timings/jobs/world.tsv"
+        localrule: True
         conda:
             "../../envs/search.yaml"
         container:
@@ -27,7 +28,7 @@ if EMBEDDED:
             seed=config["seed"],
             settings=chosen(WORLD, "inhabitants", "items"),
         shell:
-            "llama-nas world --seed {params.seed} {params.settings} --output {output} 2> {log}"
+            "llama-nas world --code {params.code} --seed {params.seed} {params.settings} --output {output} 2> {log}"
 
     rule pretrain:
         """Pre-train the embedded world's Llama on its corpus."""
@@ -54,7 +55,7 @@ if EMBEDDED:
             settings=chosen(WORLD, *[key for key in WORLD if key not in ("inhabitants", "items")]),
             device=config["compute"]["device"],
         shell:
-            "llama-nas pretrain --seed {params.seed} --device {params.device} {params.settings} "
+            "llama-nas pretrain --code {params.code} --seed {params.seed} --device {params.device} {params.settings} "
             "--world {input.world} --output {output} 2> {log}"
 
 else:
@@ -69,6 +70,7 @@ else:
             "logs/base_model.log",
         benchmark:
             "results/timings/jobs/base_model.tsv"
+        localrule: True
         conda:
             "../../envs/search.yaml"
         container:
@@ -81,7 +83,7 @@ else:
             code=code_digest("base"),
             space=SPACE,
         shell:
-            "llama-nas base {params.space} --source {input.source} --output {output} 2> {log}"
+            "llama-nas base --code {params.code} {params.space} --source {input.source} --output {output} 2> {log}"
 
 
 if config["base"]["source"] == "hub" and "data_root" not in config:

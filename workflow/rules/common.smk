@@ -1,6 +1,7 @@
 # Reads and checks the config; has the only helpers that the rule files share.
 
 import csv
+import errno
 import sys
 from pathlib import Path
 
@@ -10,16 +11,20 @@ from llama_nas.code_digest import code_digest
 from llama_nas.config import check_config, config_name, dataset_revision, local_base, task_dataset
 from llama_nas.errors import UserError
 from llama_nas.pareto import spread
+from llama_nas.space import BYTES_PER_WEIGHT, ModelShape, Subnet
 
 try:
     config = check_config(config, name=config_name(workflow.configfiles[-1]))
 except UserError as error:
     sys.exit(str(error))
 
-# Whatever is fetched is fetched by the fetch rules; every cache lives in the working directory.
+os.environ["LLAMA_NAS_WORKFLOW"] = workflow.basedir  # where envs/*.yaml take the package from
+
+# Whatever is fetched is fetched by the fetch rules, which alone set HF_HUB_OFFLINE=0; every cache lives in the working
+# directory, which is the only folder besides /tmp that a container sees.
 shell.prefix(
-    "export XDG_CACHE_HOME=$PWD/.cache HF_HOME=$PWD/.cache/huggingface TOKENIZERS_PARALLELISM=false "
-    "HF_HUB_OFFLINE=${{HF_HUB_OFFLINE:-1}}; "
+    "export HOME=$PWD XDG_CACHE_HOME=$PWD/.cache HF_HOME=$PWD/.cache/huggingface TRITON_CACHE_DIR=$PWD/.cache/triton "
+    "HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
 
 WIDTHS = " ".join(map(str, config["space"]["widths"]))
@@ -63,13 +68,24 @@ def chosen(block, *keys):
     return options({key: block.get(key) for key in keys})
 
 
-def memory(mb):
-    """Memory in MB that grows with every retry."""
+def memory(mb, bytes_per_parameter=0):
+    """Memory in MB: a constant part, and one that follows the base model; grows with every retry."""
 
-    def grown(wildcards, attempt):
-        return mb * attempt
+    def grown(wildcards, input, attempt):
+        model = bytes_per_parameter * base_parameters(input) if bytes_per_parameter else 0
+        return round(mb + model / 1e6) * attempt
 
     return grown
+
+
+def base_parameters(input):
+    """Parameters of the base model. Before it is fetched, Snakemake shows what depends on it as <TBD>."""
+    if EMBEDDED:
+        return 0  # some hundred thousand: nothing beside the constant part
+    if not os.path.exists(os.path.join(BASE_FOLDER, "config.json")):
+        raise FileNotFoundError(errno.ENOENT, "not fetched yet", input[0])
+    shape = ModelShape.from_folder(BASE_FOLDER)
+    return shape.parameters(Subnet((shape.intermediate_size,) * shape.num_hidden_layers))
 
 
 # --- data: where benchmarks and instructions are found ---

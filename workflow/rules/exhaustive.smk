@@ -25,7 +25,7 @@ rule enumerate_space:
         code=code_digest("enumerate-space"),
         space=SPACE,
     shell:
-        "llama-nas enumerate-space {params.space} --model {input.model} --output {output} 2> {log}"
+        "llama-nas enumerate-space --code {params.code} {params.space} --model {input.model} --output {output} 2> {log}"
 
 
 rule tabulate:
@@ -61,7 +61,7 @@ rule tabulate:
         code=code_digest("tabulate"),
         space=SPACE,
     shell:
-        "llama-nas tabulate {params.space} --model {input.model} --supernet {input.supernet} --task {input.task} "
+        "llama-nas tabulate --code {params.code} {params.space} --model {input.model} --supernet {input.supernet} --task {input.task} "
         "--candidates {input.candidates} --shards {input.shards} --about {output.about} --output {output.table} 2> {log}"
 
 

@@ -30,7 +30,7 @@ rule sample:
         space=SPACE,
         settings=chosen(SEARCH, "variant", "population"),
     shell:
-        "llama-nas sample --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
+        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
         "--model {input.model} --output {output} 2> {log}"
 
 
@@ -52,7 +52,7 @@ rule evaluate:
         image("score")
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 2 * BYTES_PER_WEIGHT[config["compute"]["dtype"]]),
         runtime=720,
         gpu=GPU,
     params:
@@ -63,7 +63,7 @@ rule evaluate:
         subset=evaluation_items,
         timings="results/timings/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.json",
     shell:
-        "llama-nas evaluate {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
+        "llama-nas evaluate --code {params.code} {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
         "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} {params.subset} "
         "--timings {params.timings} --output {output} 2> {log}"
 
@@ -88,6 +88,7 @@ rule fit:
         "logs/fit/{task}/round_{round}.log",
     benchmark:
         "results/timings/jobs/fit/{task}/round_{round}.tsv"
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
@@ -103,7 +104,7 @@ rule fit:
         settings=chosen(SEARCH, "variant", "predictor"),
         earlier=earlier_option,
     shell:
-        "llama-nas fit --seed {params.seed} {params.space} {params.settings} {params.earlier} "
+        "llama-nas fit --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.earlier} "
         "--round {wildcards.round} --model {input.model} --task {input.task} --candidates {input.candidates} "
         "--shards {input.shards} --evaluations {output.evaluations} --output {output.predictor} 2> {log}"
 
@@ -124,6 +125,7 @@ rule propose:
         "results/timings/jobs/propose/{task}/round_{round}.tsv"
     wildcard_constraints:
         round="[2-9]|[1-9][0-9]+",
+    localrule: True
     conda:
         "../../envs/search.yaml"
     container:
@@ -139,7 +141,7 @@ rule propose:
         settings=chosen(SEARCH, *NSGA2),
         round=previous_round,
     shell:
-        "llama-nas propose --seed {params.seed} {params.space} {params.settings} --round {params.round} "
+        "llama-nas propose --code {params.code} --seed {params.seed} {params.space} {params.settings} --round {params.round} "
         "--model {input.model} --task {input.task} --evaluations {input.evaluations} "
         "--predictor {input.predictor} --history {output.history} --output {output.candidates} 2> {log}"
 
@@ -167,7 +169,7 @@ rule finalists:
     params:
         code=code_digest("finalists"),
     shell:
-        "llama-nas finalists --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
+        "llama-nas finalists --code {params.code} --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
 
 
 checkpoint front:
@@ -195,7 +197,7 @@ checkpoint front:
         code=code_digest("front"),
         finalists=finalists_options,
     shell:
-        "llama-nas front --task {input.task} --evaluations {input.evaluations} {params.finalists} "
+        "llama-nas front --code {params.code} --task {input.task} --evaluations {input.evaluations} {params.finalists} "
         "--output {output} 2> {log}"
 
 

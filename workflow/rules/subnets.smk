@@ -22,14 +22,14 @@ rule export:
         image("score")
     threads: 1
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 8),
         runtime=60,
     params:
         code=code_digest("export"),
         widths=WIDTHS,
         form=lambda wildcards: "--padded" if wildcards.form == "padded" else "",
     shell:
-        "llama-nas export --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} {params.form} "
+        "llama-nas export --code {params.code} --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} {params.form} "
         "--output {output} 2> {log}"
 
 
@@ -49,12 +49,12 @@ rule quantize:
         image("score")
     threads: 1
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 6),
         runtime=60,
     params:
         code=code_digest("quantize"),
     shell:
-        "llama-nas quantize --precision {wildcards.precision} --model {input.model} --output {output} 2> {log}"
+        "llama-nas quantize --code {params.code} --precision {wildcards.precision} --model {input.model} --output {output} 2> {log}"
 
 
 rule benchmark:
@@ -75,7 +75,7 @@ rule benchmark:
         image("score")
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 8),
         runtime=720,
         gpu=GPU,
     params:
@@ -83,7 +83,7 @@ rule benchmark:
         compute=COMPUTE,
         batch_size=BENCHMARK["batch_size"],
     shell:
-        "llama-nas benchmark {params.compute} --precision {wildcards.precision} --batch-size {params.batch_size} "
+        "llama-nas benchmark --code {params.code} {params.compute} --precision {wildcards.precision} --batch-size {params.batch_size} "
         "--model {input.model} --task {input.task} --output {output} 2> {log}"
 
 
@@ -105,7 +105,7 @@ rule verify:
         image("score")
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 8),
         runtime=120,
         gpu=GPU,
     params:
@@ -115,7 +115,7 @@ rule verify:
         widths=WIDTHS,
         subnet=agreement_id,
     shell:
-        "llama-nas verify {params.compute} --dtype {params.dtype} --widths {params.widths} --subnet {params.subnet} "
+        "llama-nas verify --code {params.code} {params.compute} --dtype {params.dtype} --widths {params.widths} --subnet {params.subnet} "
         "--supernet {input.supernet} --task {input.task} --benchmark {input.benchmark} --output {output} 2> {log}"
 
 
@@ -135,7 +135,7 @@ rule throughput:
         image("score")
     threads: workflow.cores or config["compute"]["threads"]
     resources:
-        mem_mb=memory(4000),
+        mem_mb=memory(4000, 8),
         runtime=120,
         gpu=GPU,
     params:
@@ -144,4 +144,4 @@ rule throughput:
         settings=options(config["throughput"]),
         models=throughput_names,
     shell:
-        "llama-nas throughput {params.compute} {params.settings} --models {params.models} --output {output} 2> {log}"
+        "llama-nas throughput --code {params.code} {params.compute} {params.settings} --models {params.models} --output {output} 2> {log}"

@@ -20,9 +20,15 @@ rule finetune:
         image("train")
     threads: TRAINING["ranks"] * TRAINING["threads"]
     resources:
-        mem_mb=memory(8000),
+        # Every rank loads the weights in host memory; on CPU they stay there, with gradients and AdamW's state.
+        mem_mb=memory(
+            4000 + 2000 * TRAINING["ranks"],
+            (1 + TRAINING["ranks"] * (1 if GPU else 2)) * BYTES_PER_WEIGHT[TRAINING["dtype"]] + (0 if GPU else 12),
+        ),
         runtime=1440,
         gpu=GPU * TRAINING["ranks"],
+        nodes=1, # more: docs/cluster.md
+        mpi="",
     params:
         code=code_digest("finetune"),
         seed=config["seed"],
@@ -34,6 +40,6 @@ rule finetune:
         # Outside the declared outputs, which Snakemake deletes before a job: a killed run continues from here.
         checkpoints="results/checkpoints",
     shell:
-        "llama-nas finetune --seed {params.seed} {params.space} {params.settings} {params.flags} --device {params.device} "
+        "{resources.mpi} llama-nas finetune --nodes {resources.nodes} --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.flags} --device {params.device} "
         "--base {input.base} --instructions {params.instructions} "
         "--checkpoints {params.checkpoints} --output {output} 2> {log}"

@@ -25,5 +25,5 @@ rule compile_task:
         settings=task_settings,
         data_root="results/world/hub" if EMBEDDED else HUB,
     shell:
-        "llama-nas compile-task --task {wildcards.task} {params.settings} "
+        "llama-nas compile-task --code {params.code} --task {wildcards.task} {params.settings} "
         "--data-root {params.data_root} --model {input.model} --output {output} 2> {log}"

@@ -1,4 +1,4 @@
-"""`llama-nas finetune`: check and tokenise the inputs once, then start one process per rank on this machine."""
+"""`llama-nas finetune`: check and tokenise the inputs once, then start one process per rank of this machine."""
 
 from __future__ import annotations
 
@@ -15,38 +15,44 @@ from llama_nas.space import ModelShape
 from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import BatchOrder, TokenRows, read_instructions, tokenize
+from llama_nas.training.nodes import Node, this_node
 from llama_nas.training.worker import BAD_INPUT, run_rank, total_steps
 
 log = logging.getLogger(__name__)
+
+ALONE = Node()
 
 
 def launch_finetune(args: argparse.Namespace) -> None:
     """Fine-tune the super-network as `llama-nas finetune` is told."""
     given = vars(args) | {"depths": tuple(args.depths), "widths": tuple(args.widths)}
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    finetune(TrainingConfig(**{key: value for key, value in given.items() if key in names}))
+    finetune(TrainingConfig(**{key: value for key, value in given.items() if key in names}), this_node(args.nodes))
 
 
-def finetune(config: TrainingConfig) -> None:
+def finetune(config: TrainingConfig, node: Node = ALONE) -> None:
     """Train on `config.ranks` processes and write `config.output`; resumes the same run if it was interrupted.
+
+    node: this machine, where the ranks are spread over several; every one of them makes the same call.
 
     Raises UserError for bad input, before any process starts where that is possible.
     """
-    rows = check(config)
+    rows = check(config, node)
     folder = config.checkpoints / config.identity()
     if step := checkpoint.latest_step(folder):
         log.info("%s: found a checkpoint after step %d", folder, step)
-    start_ranks(config, rows, folder)
+    start_ranks(config, rows, folder, node)
 
 
-def check(config: TrainingConfig) -> TokenRows:
+def check(config: TrainingConfig, node: Node) -> TokenRows:
     """Everything that can be wrong with the inputs, cheapest first; returns the tokenised rows."""
     space = config.space
     accumulation = config.accumulation
-    if config.device == "cuda" and torch.cuda.device_count() < config.ranks:
+    here = len(node.ranks(config.ranks))
+    if config.device == "cuda" and torch.cuda.device_count() < here:
         raise UserError(
-            f"config.yaml: training.ranks {config.ranks} with device cuda needs that many GPUs; "
-            f"this machine has {torch.cuda.device_count()}"
+            f"config.yaml: training.ranks {config.ranks} with device cuda needs {here} GPUs on each of {node.count} "
+            f"machines; this one has {torch.cuda.device_count()}"
         )
     rows = load_rows(config)
     order = BatchOrder(len(rows), config.global_batch, config.seed)
@@ -82,13 +88,21 @@ def load_rows(config: TrainingConfig) -> TokenRows:
     return rows
 
 
-def start_ranks(config: TrainingConfig, rows: TokenRows, folder: Path) -> None:
-    """Run all ranks to their end. When one fails the others are ended; when this process dies they die with it."""
-    # The rendezvous store is served here, on a port that the system picks and nobody else can take.
-    store = torch.distributed.TCPStore("127.0.0.1", 0, config.ranks, is_master=True, wait_for_workers=False)
+def start_ranks(config: TrainingConfig, rows: TokenRows, folder: Path, node: Node) -> None:
+    """Run this machine's ranks to their end. When one fails the others are ended; when this process dies they die too.
+
+    Ranks on other machines end with the connections to the failed one, and with their srun.
+    """
+    # The rendezvous store is served by the first launcher; alone, on a port that the system picks and holds.
+    store = torch.distributed.TCPStore(
+        node.address, node.port, config.ranks, is_master=node.index == 0, wait_for_workers=False
+    )
+    node = dataclasses.replace(node, port=store.port)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        torch.multiprocessing.spawn(run_rank, (config, rows, folder, store.port, errors), nprocs=config.ranks)
+        torch.multiprocessing.spawn(
+            run_rank, (node, config, rows, folder, errors), nprocs=len(node.ranks(config.ranks))
+        )
     except torch.multiprocessing.ProcessExitedException as error:
         if error.exit_code == BAD_INPUT and not errors.empty():
             raise UserError(errors.get()) from None

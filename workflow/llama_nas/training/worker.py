@@ -28,6 +28,7 @@ from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import IGNORED, BatchOrder, TokenRows
 from llama_nas.training.engine import backward, make_accelerator, make_engine, set_learning_rate, zero_stale_grads
+from llama_nas.training.nodes import Node
 from llama_nas.training.sampling import subnet_at
 
 if TYPE_CHECKING:
@@ -40,15 +41,21 @@ log = logging.getLogger(__name__)
 BAD_INPUT = 2  # exit code of a rank that raised UserError
 
 
-def run_rank(rank: int, config: TrainingConfig, rows: TokenRows, folder: Path, port: int, errors: SimpleQueue) -> None:
-    """Entry of a spawned process. Bad input and a full disk go to the launcher by `errors`, with exit code 2."""
+def run_rank(
+    index: int, node: Node, config: TrainingConfig, rows: TokenRows, folder: Path, errors: SimpleQueue
+) -> None:
+    """Entry of a spawned process, the `index`-th of this machine, `node`.
+
+    Bad input and a full disk go to the launcher by `errors`, with exit code 2.
+    """
+    rank = node.ranks(config.ranks)[index]
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
     )
-    prepare_process(rank, config, port)
+    prepare_process(rank, config, node)
     try:
         train(config, rows, folder)
     except UserError as error:
@@ -62,17 +69,18 @@ def run_rank(rank: int, config: TrainingConfig, rows: TokenRows, folder: Path, p
     torch.distributed.destroy_process_group()
 
 
-def prepare_process(rank: int, config: TrainingConfig, port: int) -> None:
-    """Make this fresh process rank `rank` of a run; the launcher serves the rendezvous store on `port`."""
+def prepare_process(rank: int, config: TrainingConfig, node: Node) -> None:
+    """Make this fresh process rank `rank` of a run; `node` says where the launcher serves the rendezvous store."""
+    here = node.ranks(config.ranks)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the launcher dies: end at once, also inside a collective
     os.environ |= {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(here.index(rank)),
         "WORLD_SIZE": str(config.ranks),
-        "LOCAL_WORLD_SIZE": str(config.ranks),
-        "LOCAL_SIZE": str(config.ranks),  # or DeepSpeed on CPU starts `numactl` in every forward pass
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "LOCAL_WORLD_SIZE": str(len(here)),
+        "LOCAL_SIZE": str(len(here)),  # or DeepSpeed on CPU starts `numactl` in every forward pass
+        "MASTER_ADDR": node.address,
+        "MASTER_PORT": str(node.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher serves the store, on a port that it holds
     }
     if config.device == "cpu":

@@ -1,0 +1,73 @@
+"""The reduced world in the images of `make images`, by `snakemake --sdm apptainer`, as a user without privileges.
+
+Run by `make test-containers`; .ci/run leaves out the whole run, for its time.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from runs import REPOSITORY, RUNS, assert_same_results, command
+
+FAMILIES = ("search", "score", "train")
+USER = "unprivileged"  # made by .ci/packages
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """An empty run folder, which belongs to the user who runs the jobs."""
+    folder = RUNS / "containers"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(folder, pwd.getpwnam(USER).pw_uid, -1)
+    return folder
+
+
+def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """A command with a HOME of its own and nothing of this repository on Python's path; not as root."""
+    user = ["runuser", "-u", USER, "--"] if os.geteuid() == 0 else []
+    own = ["env", "--unset=PYTHONPATH", f"HOME={folder}"]
+    return subprocess.run([*user, *own, *arguments], cwd=folder, text=True, capture_output=True)
+
+
+def in_images(folder: Path, *targets: str) -> str:
+    result = run(folder, *command(folder, "--sdm", "apptainer", "--cores", "2", *targets))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stderr
+
+
+def image(family: str) -> Path:
+    version = re.search(r'^version = "(.*)"', (REPOSITORY / "pyproject.toml").read_text(), re.M)[1]
+    return REPOSITORY / f"containers/{family}-{version}.sif"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_passes_its_own_test_and_names_itself(folder, family):
+    result = run(folder, "apptainer", "exec", image(family), "python", "/opt/llama-nas/selftest.py", family)
+    assert result.returncode == 0, result.stdout + result.stderr
+    labels = run(folder, "apptainer", "inspect", image(family)).stdout
+    assert f"org.opencontainers.image.title: llama-nas-{family}" in labels
+
+
+def test_a_stage_of_each_family_gives_the_same_bytes(local, folder):
+    log = in_images(folder, "results/tasks/arc_easy")
+    used = set(re.findall(r"Activating singularity image (\S+)", log))
+    assert used == {str(image(family)) for family in FAMILIES}
+    assert_same_results(local, folder, ["world", "base", "tasks"])
+
+
+def test_the_whole_run_gives_the_same_bytes(local, folder):
+    in_images(folder)
+    assert_same_results(local, folder)
+
+
+def test_an_image_of_other_code_says_so_and_stops(folder):
+    stage = "llama-nas finalists --task . --evaluations . --output never --code 0123456789abcdef".split()
+    result = run(folder, "apptainer", "--quiet", "exec", image("search"), *stage)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "is not the workflow's: renew the containers with `make images`" in result.stderr

@@ -1,0 +1,244 @@
+"""What reruns when: for every config key, input file, environment file and module of the package.
+
+A rule *starts* rerunning where its own parameters, inputs, environment or code changed; what depends on its outputs
+follows. Stages are stand-ins, the DAG and its triggers are real.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow_copy import REPOSITORY, Workflow
+
+SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
+SPACE = "finetune sample evaluate fit propose"
+
+# The rules that start rerunning when a key of a block changes ...
+BLOCKS = {
+    "embedded": "pretrain",
+    "training": "finetune",
+    "tasks.arc_easy": "compile_task",
+    "search": "propose",
+    "throughput": "throughput",
+}
+# ... and those of keys that are no key like the others of their block.
+KEYS = {
+    "seed": "world pretrain finetune sample fit propose",
+    "embedded.inhabitants": "world",
+    "embedded.items": "world",
+    "space.depths": SPACE,
+    "space.widths": f"{SPACE} export verify summarize",
+    "tasks.arc_easy.search_items": "evaluate finalists front",
+    "search.variant": "sample fit propose",
+    "search.predictor": "fit",
+    "search.population": "sample propose front summarize report",
+    "search.evaluations": "front summarize report",
+    "search.shards": "evaluate fit",
+    "export.members": "export quantize benchmark summarize throughput",
+    "benchmark.precisions": "benchmark summarize throughput",
+    "benchmark.batch_size": "benchmark",
+    "compute.device": "pretrain finetune evaluate benchmark verify throughput",
+    "compute.dtype": "evaluate benchmark verify",
+    "compute.threads": "evaluate benchmark verify throughput",
+}
+# New values, where the default plus one, or another word, would not be a valid config.
+VALUES = {
+    "embedded.layers": 7,
+    "embedded.hidden_size": 48,
+    "embedded.heads": 4,
+    "space.depths": [5, 6],
+    "space.widths": [96, 48, 24],
+    "training.ranks": 1,
+    "training.global_batch": 32,
+    "training.micro_batch": 4,
+    "tasks.arc_easy.lm_eval_task": "arc_challenge",
+    "tasks.arc_easy.metric": "acc_norm",
+    "tasks.arc_easy.num_fewshot": 1,
+    "tasks.arc_easy.limit": 10,
+    "tasks.arc_easy.search_items": 30,
+    "search.population": 10,
+    "search.evaluations": 60,
+    "export.members": 3,
+    "benchmark.precisions": ["fp16", "int8", "fp32"],
+}
+# Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves.
+WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
+OTHER_SOURCES = {"base.source", "base.path", "base.hub_id", "base.revision", "data_root"}
+OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revision"}
+NO_OTHER = {"space.depth_selection", "space.width_selection", "embedded.intermediate_size", "tasks.arc_easy.subtasks"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Workflow:
+    """A finished run, which no test changes."""
+    workflow = Workflow(tmp_path_factory.mktemp("done"))
+    workflow()
+    return workflow
+
+
+def changed(config: dict, key: str, value) -> dict:
+    config = copy.deepcopy(config)
+    *path, last = key.split(".")
+    block = config
+    for part in path:
+        block = block.setdefault(part, {})
+    block[last] = value
+    return config
+
+
+def plans(workflow: Workflow, changes: dict, targets: Sequence[str] = ()) -> dict[str, list[dict[str, str]]]:
+    """What a dry-run of the targets with each changed key would run."""
+    folder = workflow.folder / "configs"
+    folder.mkdir(exist_ok=True)
+    files = {}
+    for key, value in changes.items():
+        path = folder / f"{key}.yaml"
+        path.write_text(yaml.safe_dump(changed(workflow.config, key, value)))
+        files[str(path)] = key
+    command = [
+        sys.executable,
+        Path(__file__).parent / "dry_runs.py",
+        workflow.code / "Snakefile",
+        ",".join(targets),
+        *files,
+    ]
+    result = subprocess.run(command, cwd=workflow.folder, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    return {files[path]: jobs for path, jobs in json.loads(result.stdout).items()}
+
+
+def starts(jobs: list[dict[str, str]]) -> set[str]:
+    """Rules of jobs that do not run merely because a job before them does."""
+    follows = "Input files updated by another job"
+    return {job["rule"] for job in jobs if not job["reason"].startswith(follows)} - {"all"}
+
+
+def schema_keys(schema: dict, prefix: str = "") -> dict[str, dict]:
+    """Every key of the config and what the schema says of it."""
+    keys = {}
+    for name, value in schema.get("properties", {}).items():
+        if name == "tasks":
+            keys |= schema_keys(value["additionalProperties"], "tasks.arc_easy.")
+        else:
+            keys |= schema_keys(value, f"{prefix}{name}.") or {f"{prefix}{name}": value}
+    return keys
+
+
+def another(config: dict, key: str, schema: dict):
+    """A value of the key that is neither the config's nor the default."""
+    current = schema.get("default")
+    for part in key.split("."):
+        config = config.get(part, {}) if isinstance(config, dict) else {}
+    current = current if config == {} else config
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value != current)
+    if schema["type"] == "boolean":
+        return not current
+    return current + 1 if schema["type"] == "integer" else (current + 1) / 2 + 0.001
+
+
+def test_a_changed_key_reruns_the_rules_that_read_it(done):
+    keys = schema_keys(SCHEMA)
+    named = KEYS.keys() | VALUES.keys() | WITHOUT_EFFECT.keys() | OTHER_SOURCES | NO_OTHER
+    assert not named - keys.keys(), "no such keys any more"
+    tried = [key for key in keys if key not in WITHOUT_EFFECT.keys() | OTHER_SOURCES | NO_OTHER]
+    values = {key: VALUES[key] if key in VALUES else another(done.config, key, keys[key]) for key in tried}
+    ran = plans(done, values | WITHOUT_EFFECT)
+    expected = {key: set(KEYS.get(key, BLOCKS.get(key.rpartition(".")[0], "")).split()) for key in tried}
+    expected |= {key: set() for key in WITHOUT_EFFECT}
+    assert {key: starts(jobs) for key, jobs in ran.items()} == expected
+
+
+def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
+    """A local model and local data; then a model and instructions from the Hub."""
+    workflow = Workflow(tmp_path)
+    for name in ("model", "other-model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"num_hidden_layers": 6, "intermediate_size": 96}))
+    for name in ("root/allenai/ai2_arc", "other-root/allenai/ai2_arc"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("rows.json", "other-rows.json"):
+        (tmp_path / name).write_text("[]")
+    workflow.config["base"] = {"source": "path", "path": "model"}
+    workflow.config |= {"instructions": {"path": "rows.json"}, "data_root": "root"}
+    workflow("results/base", "results/supernet", "results/tasks/arc_easy")
+    ran = plans(
+        workflow,
+        {"base.path": "other-model", "instructions.path": "other-rows.json", "data_root": "other-root"},
+        ["results/base", "results/supernet", "results/tasks/arc_easy"],
+    )
+    assert {key: starts(jobs) for key, jobs in ran.items()} == {
+        "base.path": {"base_model"},
+        "instructions.path": {"finetune"},
+        "data_root": {"compile_task"},
+    }
+
+    workflow.config["base"] = {"source": "hub", "hub_id": "o/model", "revision": "1"}
+    workflow.config["instructions"] = {"hub_id": "o/rows", "revision": "1"}
+    del workflow.config["data_root"]
+    targets = ["results/base", "results/supernet"]
+    assert starts(plans(workflow, {"base.source": "hub"}, targets)["base.source"]) >= {"fetch_model", "fetch_dataset"}
+    workflow(*targets)
+    ran = plans(workflow, {"base.revision": "2", "instructions.revision": "2", "base.hub_id": "o/other"}, targets)
+    assert {key: starts(jobs) for key, jobs in ran.items()} == {
+        "base.revision": {"fetch_model"},
+        "instructions.revision": {"fetch_dataset"},
+        "base.hub_id": {"fetch_model", "base_model"},
+    }
+
+
+def test_what_is_added_reuses_all_there_is(done):
+    """More evaluations, a task, a precision: no job of before runs again but those that sum up."""
+    more = {
+        "search.evaluations": 60,
+        "tasks.winogrande": {"metric": "acc"},
+        "benchmark.precisions": ["fp16", "int8", "fp32"],
+    }
+    ran = {key: {job["rule"] for job in jobs} for key, jobs in plans(done, more).items()}
+    sums = {"all", "summarize", "report", "throughput"}
+    assert ran["search.evaluations"] == {"propose", "evaluate", "fit", "front"} | sums - {"throughput"}
+    assert ran["tasks.winogrande"] <= {"compile_task", "sample", "propose", "evaluate", "fit", "front"} | sums
+    assert ran["benchmark.precisions"] <= {"benchmark"} | sums
+
+
+@pytest.mark.parametrize(
+    ("family", "rules"),
+    [
+        ("train", {"pretrain", "finetune"}),
+        ("score", {"compile_task", "evaluate", "export", "quantize", "benchmark", "verify", "throughput"}),
+        ("search", {"world", "sample", "fit", "propose", "front", "summarize", "report"}),
+    ],
+)
+def test_an_environment_file_reruns_its_family(done, family, rules):
+    path = done.code / f"envs/{family}.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("- pip:\n", "- pip:\n      - another==1.0\n"))
+    try:
+        assert starts(plans(done, {"seed": 1})["seed"]) == rules
+    finally:
+        path.write_text(before)
+
+
+def test_an_input_file_reruns_what_reads_it(done):
+    """A file of each stage's results, touched and changed: the rules that read it, and no rule that made it."""
+    readers = {
+        "results/search/arc_easy/round_1/candidates.csv": {"evaluate", "fit"},
+        "results/search/arc_easy/round_1/evaluations.csv": {"fit", "propose"},
+        "results/agreement/arc_easy.json": {"summarize", "report"},
+        "results/summary/arc_easy.csv": {"report"},
+    }
+    for name, rules in readers.items():
+        path = done.folder / name
+        before, times = path.read_bytes(), path.stat()
+        path.write_bytes(before + b"changed\n")
+        try:
+            assert starts(plans(done, {"seed": 1})["seed"]) == rules, name
+        finally:
+            path.write_bytes(before)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
