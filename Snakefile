@@ -31,5 +31,6 @@ rule all:
     default_target: True
     input:
         fronts=rules.fronts.input,
+        exports=rules.exports.input,
         report=rules.report.output,
     localrule: True

@@ -442,26 +442,54 @@ def front(args: Arguments) -> None:
 
 
 def export_arguments(parser: Parser) -> None:
-    """Export a sub-network, by id, as a standalone Hugging Face folder; padded, it is a plain Llama at any widths."""
+    """Export a sub-network, by id, as a standalone folder that needs nothing of this project."""
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--subnet", required=True, help="subnet id, one character per base layer")
     parser.add_argument(
-        "--padded", action="store_true", help="zeros up to the widest layer: any software loads it, nothing is saved"
+        "--form",
+        choices=["hf", "padded", "deci"],
+        default="hf",
+        help="hf: plain Llama, or with a few lines of code for mixed widths. padded: plain at any widths, with zeros. "
+        "deci: block configs for vLLM, SGLang, TensorRT-LLM, MLX",
     )
+    parser.add_argument("--base-name", default="not recorded", help="for the model card: what the base model is")
+    parser.add_argument("--instructions-name", default="not recorded", help="for the model card")
+    parser.add_argument("--run-seed", default="not recorded", help="for the model card")
     parser.add_argument("--output", type=Path, required=True)
 
 
 def export(args: Arguments) -> None:
     from llama_nas.export import export_subnet
+    from llama_nas.model_card import Provenance
 
-    export_subnet(args.output, supernet=args.supernet, widths=args.widths, subnet_id=args.subnet, padded=args.padded)
+    export_subnet(
+        args.output,
+        supernet=args.supernet,
+        widths=args.widths,
+        subnet_id=args.subnet,
+        form=args.form,
+        provenance=Provenance(args.base_name, args.instructions_name, args.run_seed),
+    )
+
+
+def gguf_arguments(parser: Parser) -> None:
+    """Write a plain or exported folder as one GGUF file for llama.cpp."""
+    parser.add_argument("--model", type=Path, required=True, help="exported folder of floats")
+    parser.add_argument("--type", choices=["f16", "q8_0"], required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the .gguf file")
+
+
+def gguf(args: Arguments) -> None:
+    from llama_nas.gguf_file import write_gguf
+
+    write_gguf(args.output, model=args.model, file_type=args.type)
 
 
 def quantize_arguments(parser: Parser) -> None:
-    """Quantize an exported folder with bitsandbytes: decoder linears INT8, the rest FP16."""
+    """Quantize an exported folder with bitsandbytes: decoder linears INT8 or NF4, the rest FP16."""
     parser.add_argument("--model", type=Path, required=True, help="exported folder")
-    parser.add_argument("--precision", choices=["int8"], required=True)
+    parser.add_argument("--precision", choices=["int8", "nf4"], required=True)
     parser.add_argument("--output", type=Path, required=True)
 
 
@@ -476,7 +504,7 @@ def benchmark_arguments(parser: Parser) -> None:
     _compute(parser)
     parser.add_argument("--model", type=Path, required=True, help="exported or quantized folder")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8"], required=True)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8", "nf4"], required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON")
 
@@ -498,7 +526,7 @@ def benchmark(args: Arguments) -> None:
 def score_arguments(parser: Parser) -> None:
     """Evaluate any Llama-family folder on any log-likelihood task of lm-eval by the search's scorer, on its own."""
     _compute(parser)
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder: plain, exported or INT8")
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder: plain, exported or quantized")
     parser.add_argument("--task", required=True, help="lm-eval task or group name, or the path of a task YAML")
     parser.add_argument("--data", type=Path, help="folder in Hub layout with the task's dataset; default: the Hub")
     parser.add_argument("--num-fewshot", type=int, help="default: the task's own")
@@ -657,6 +685,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "finalists": finalists,
     "front": front,
     "export": export,
+    "gguf": gguf,
     "quantize": quantize,
     "benchmark": benchmark,
     "score": score,
