@@ -1,4 +1,4 @@
-"""INT8 and NF4 folders hold the published code of the weights, reload bit-equal, and have the size of the arithmetic."""
+"""INT8 and NF4 folders hold the published code of the weights, reload bit-equal, and are of the arithmetic's size."""
 
 import json
 import struct
@@ -87,10 +87,9 @@ def test_stored_integers_are_the_rows_scaled_to_127(world, name):
 
 
 # NF4's 16 values: quantiles of a normal distribution, scaled to [-1, 1] (QLoRA, arXiv 2305.14314, appendix E).
-NF4 = torch.tensor(
-    [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]  # noqa: RUF005
-)
+NF4_NEGATIVE = [-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004]
+NF4_POSITIVE = [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0]
+NF4 = torch.tensor([*NF4_NEGATIVE, 0.0, *NF4_POSITIVE])
 
 
 @pytest.mark.parametrize("name", FOLDERS)

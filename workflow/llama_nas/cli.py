@@ -593,8 +593,10 @@ def throughput_arguments(parser: Parser) -> None:
     """Measure tokens/s of model folders; needs the machine or device to itself."""
     _compute(parser)
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME:PRECISION=FOLDER")
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--sequence-length", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="rows of a prefill")
+    parser.add_argument("--sequence-length", type=int, required=True, help="tokens of a prefill, context of a decode")
+    parser.add_argument("--new-tokens", type=int, required=True, help="tokens decoded per run")
+    parser.add_argument("--max-batch", type=int, required=True, help="the saturated decode's batch is at most this")
     parser.add_argument("--repeats", type=int, required=True, help="timed runs after warm-up")
     parser.add_argument("--output", type=Path, required=True, help="CSV")
 
@@ -607,6 +609,8 @@ def throughput(args: Arguments) -> None:
         models=args.models,
         batch_size=args.batch_size,
         sequence_length=args.sequence_length,
+        new_tokens=args.new_tokens,
+        max_batch=args.max_batch,
         repeats=args.repeats,
         device=args.device,
         threads=args.threads,
@@ -614,7 +618,7 @@ def throughput(args: Arguments) -> None:
 
 
 def summarize_arguments(parser: Parser) -> None:
-    """Summarise one task: every benchmarked model with size, accuracy and speed; the front before and after INT8."""
+    """Summarise one task: every benchmarked model with size, accuracy and speed; and its figures."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--widths", type=int, nargs="+", required=True)
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
@@ -624,7 +628,9 @@ def summarize_arguments(parser: Parser) -> None:
     parser.add_argument("--agreement", type=Path, required=True, help="JSON of `llama-nas verify`")
     parser.add_argument("--throughput", type=Path, required=True, help="CSV of `llama-nas throughput`")
     parser.add_argument("--output", type=Path, required=True, help="summary CSV")
-    parser.add_argument("--figure", type=Path, required=True, help="SVG: front before and after INT8")
+    parser.add_argument(
+        "--figures", type=Path, nargs="+", required=True, help="SVGs: front, quantized, speed, progress, depths, widths"
+    )
 
 
 def summarize(args: Arguments) -> None:
@@ -632,7 +638,7 @@ def summarize(args: Arguments) -> None:
 
     summarize_task(
         args.output,
-        figure=args.figure,
+        figures=args.figures,
         model=args.model,
         widths=args.widths,
         task=args.task,
@@ -646,12 +652,17 @@ def summarize(args: Arguments) -> None:
 
 def report_arguments(parser: Parser) -> None:
     """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
-    parser.add_argument("--supernet", type=Path, required=True, help="for training.csv")
+    _seed(parser)
+    parser.add_argument("--base", type=Path, required=True, help="for the digest of its weights")
+    parser.add_argument("--supernet", type=Path, required=True, help="for training.csv and its digest")
     parser.add_argument("--summaries", type=Path, nargs="+", required=True)
-    parser.add_argument("--figures", type=Path, nargs="+", required=True)
+    parser.add_argument("--figures", type=Path, nargs="+", required=True, help="all figures of all tasks")
     parser.add_argument("--agreements", type=Path, nargs="+", required=True)
     parser.add_argument(
         "--predictors", type=Path, nargs="+", required=True, help="predictor.json of every task and round"
+    )
+    parser.add_argument(
+        "--timings", type=Path, required=True, help="folder of the jobs' benchmark files; may be absent"
     )
     parser.add_argument("--output", type=Path, required=True, help="summary.html")
 
@@ -661,11 +672,14 @@ def report(args: Arguments) -> None:
 
     write_report(
         args.output,
+        base=args.base,
         supernet=args.supernet,
         summaries=args.summaries,
         figures=args.figures,
         agreements=args.agreements,
         predictors=args.predictors,
+        seed=args.seed,
+        timings=args.timings,
     )
 
 

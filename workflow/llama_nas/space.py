@@ -148,6 +148,10 @@ class ModelShape:
         )
         return embeddings + self.hidden_size + layers
 
+    def decoder_weights(self, subnet: Subnet) -> int:
+        """Entries of the decoder layers' matrices: one multiplication and one addition each per token."""
+        return sum(rows * columns for width in subnet.kept_widths for rows, columns, _ in self._linears(width))
+
     def size_bytes(self, subnet: Subnet, precision: str = "fp16") -> int:
         """Bytes of the weights.
 
@@ -160,15 +164,14 @@ class ModelShape:
             return total * BYTES_PER_WEIGHT[precision]
         if precision not in QUANTIZED:
             raise ValueError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)}")
-        weights = stored = 0
+        stored = 0
         for width in subnet.kept_widths:
             for rows, columns, _bias in self._linears(width):
-                weights += rows * columns
                 if precision == "int8":
                     stored += rows * columns + 4 * rows
                 else:
                     stored += -(-rows * columns // 2) + 4 * -(-rows * columns // NF4_BLOCK)
-        return stored + 2 * (total - weights)
+        return stored + 2 * (total - self.decoder_weights(subnet))
 
 
 def kept_layers(depth_selection: str, depth: int, num_layers: int) -> tuple[int, ...]:
