@@ -32,5 +32,6 @@ rule all:
     input:
         fronts=rules.fronts.input,
         exports=rules.exports.input,
+        cards=rules.cards.output,
         report=rules.report.output,
     localrule: True

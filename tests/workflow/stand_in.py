@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_nas.cli import build_parser
 
-FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize"}
+FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize", "cards"}
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 

@@ -650,6 +650,19 @@ def summarize(args: Arguments) -> None:
     )
 
 
+def cards_arguments(parser: Parser) -> None:
+    """Write a model card with scores for every exported network: the README.md to publish it with."""
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="exported folders, named by subnet id")
+    parser.add_argument("--summaries", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder: {id}.md")
+
+
+def cards(args: Arguments) -> None:
+    from llama_nas.analysis.cards import write_cards
+
+    write_cards(args.output, models=args.models, summaries=args.summaries)
+
+
 def report_arguments(parser: Parser) -> None:
     """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
     _seed(parser)
@@ -706,6 +719,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "verify": verify,
     "throughput": throughput,
     "summarize": summarize,
+    "cards": cards,
     "report": report,
 }
 

@@ -1,6 +1,6 @@
 """The model card of an export: what the network is, what it was made of, how to load it, under which licences.
 
-An export knows no scores: it needs no search and is what benchmarks are run on. `analysis/card.py` adds them later.
+An export knows no scores: it needs no search and is what benchmarks are run on. `analysis/cards.py` adds them later.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def model_card(record: Mapping[str, Any], provenance: Provenance) -> str:
         f"- instructions: {licence(provenance.instructions)}",
         "",
         "## Scores",
-        "Not part of an export: `llama-nas card` adds what stock lm-eval measured.",
+        "Not part of an export: `llama-nas cards` adds what stock lm-eval measured.",
     ]
     return "\n".join(lines) + "\n"
 

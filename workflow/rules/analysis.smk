@@ -47,6 +47,32 @@ rule summarize:
         "--output {output.table} --figures {output.figures} 2> {log}"
 
 
+rule cards:
+    """A model card with scores for every exported network: the README.md to publish it with."""
+    input:
+        models=exported_folders,
+        summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
+    output:
+        directory("results/cards"),
+    log:
+        "logs/cards.log",
+    benchmark:
+        "results/timings/jobs/cards.tsv"
+    localrule: True
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("cards"),
+    shell:
+        "llama-nas cards --models {input.models} --summaries {input.summaries} --output {output} 2> {log}"
+
+
 rule report:
     """The page with the answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
     input:

@@ -201,6 +201,10 @@ def all_exports(wildcards):
     return [FORM_FILES[form].format(id=id) for form in config["export"]["formats"] for id in exported()]
 
 
+def exported_folders(wildcards):
+    return [FORM_FILES["hf"].format(id=id) for id in exported()]
+
+
 def base_name():
     """What the base model is, for the model card."""
     base = config["base"]
