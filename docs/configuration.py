@@ -12,8 +12,9 @@ SCHEMA = DOCS.parent / "workflow/schemas/config.schema.json"
 INTRODUCTION = """# Every key of the config
 
 Made from [`workflow/schemas/config.schema.json`](../workflow/schemas/config.schema.json) by
-`python docs/configuration.py`. A key that is left out has its default; a key that is not in this list is an error. Complete configs to start from:
-[`config.yaml`](../config.yaml) (the default run) and [`workflow/presets/`](../workflow/presets).
+`python docs/configuration.py`. A key that is left out has its default; a key that is not in this list is an error.
+Complete configs to start from: [`config.yaml`](../config.yaml) (the default run) and
+[`workflow/presets/`](../workflow/presets).
 """
 
 
@@ -41,9 +42,8 @@ def _table(properties: dict[str, Any], required: list[str]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, value in properties.items():
         default = "required" if name in required else json.dumps(value["default"]) if "default" in value else "unset"
-        yield f"| `{name}` | {value['description']} | {_values(value)} | {_code(default)} |".replace(
-            "<root>", "&lt;root&gt;"
-        )
+        what = value["description"].replace("<", "&lt;")
+        yield f"| `{name}` | {what} | {_values(value)} | {_code(default)} |"
 
 
 def _code(default: str) -> str:
