@@ -19,7 +19,7 @@ test: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
 
 test-gguf: $(READY)
-	$(PIP) -r envs/gguf.txt
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(PIP) -r envs/gguf.txt
 	$(BIN)/python -m pytest -n 0 tests/unit/test_llama_cpp.py tests/unit/test_mlx.py
 
 # The page of the last run with Snakemake's own report around it: results, captions, the DAG and run times.

@@ -94,7 +94,7 @@ def test_arithmetic_and_bytes_of_a_pass_are_those_of_the_model(models):
     assert 0 <= rotary < 0.001 * counter.get_total_flops()
     decode = Phase("decode", 3, 1, 4, 16)
     weights = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
-    cached = 3 * 2 * 6 * 4 * 8 * 2 * (17 + 18 + 19 + 20)  # rows, keys and values, layers, key heads, size, bytes
+    cached = 3 * 2 * 6 * 4 * 8 * 4 * (17 + 18 + 19 + 20)  # rows, keys and values, layers, key heads, size, bytes
     assert decode.bytes(entry) == 4 * weights + cached
 
 

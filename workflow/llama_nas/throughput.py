@@ -33,7 +33,6 @@ WARMUP_RUNS = 3
 RUNS_PER_TURN = 5  # decodes that share one computed context
 SATURATED = 1.1  # twice the batch for less than this factor of tokens/s is not worth it
 LONG_ENOUGH = 0.02  # seconds of a matrix product whose rate is believed
-CACHE_BYTES = 2  # of a cached key or value: FP16
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ class Phase:
     def bytes(self, entry: Entry) -> float:
         """Read in all steps: the weights once a step, but of an untied embedding only rows, and the cache."""
         shape = entry.shape
-        precision = entry.precision
+        item = 4 if entry.precision == "fp32" else 2
         rows_only = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
-        weights = shape.size_bytes(entry.network, precision) - rows_only * (4 if precision == "fp32" else 2)
-        position = 2 * entry.network.layers * shape.num_key_value_heads * shape.head_dim * CACHE_BYTES
+        weights = shape.size_bytes(entry.network, entry.precision) - rows_only * item
+        position = 2 * entry.network.layers * shape.num_key_value_heads * shape.head_dim * item
         attended = self.context + (self.tokens * self.steps + 1) / 2
         return self.steps * (weights + self.batch * position * attended)
 
