@@ -65,8 +65,7 @@ def world(tmp_path_factory):
     sequences = [np.array(tokenizer(text)["input_ids"][:60]) for text in TEXTS]
     np.savez(root / "in.npz", texts=np.array(TEXTS), **{f"s{i}": s for i, s in enumerate(sequences)})
     command = [sys.executable, "-c", RUN.replace("STEPS", str(STEPS)), root / "out.npz", root / "in.npz", *files]
-    environment = os.environ | {"PYTHONPATH": ""}
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     out = np.load(root / "out.npz")
     found = {
@@ -117,7 +116,7 @@ def test_the_real_small_llama_with_its_sentencepiece_tokenizer(hub, tmp_path):
     sequences = [np.array(tokenizer(text)["input_ids"][:60]) for text in texts]
     np.savez(tmp_path / "in.npz", texts=np.array(texts), **{f"s{i}": s for i, s in enumerate(sequences)})
     command = [sys.executable, "-c", RUN.replace("STEPS", "3"), tmp_path / "out.npz", tmp_path / "in.npz"]
-    subprocess.run([*command, tmp_path / "m.gguf"], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    subprocess.run([*command, tmp_path / "m.gguf"], check=True, cwd=tmp_path)
     out = np.load(tmp_path / "out.npz")
     for j, sequence in enumerate(sequences):
         assert out[f"0.tokens.{j}"].tolist() == sequence.tolist()

@@ -48,7 +48,7 @@ def test_mlx_reads_a_deci_export(tmp_path, config):
     export_subnet(tmp_path / "deci", supernet, WIDTHS, SUBNET_ID, form="deci")
     np.save(tmp_path / "tokens.npy", TOKENS.numpy())
     command = [sys.executable, "-c", RUN, tmp_path / "deci", tmp_path / "tokens.npy", tmp_path / "logits.npy"]
-    result = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     model = load_elastic(supernet)
     with active(model, parse_id(SUBNET_ID, 6, WIDTHS)), torch.inference_mode():

@@ -142,8 +142,12 @@ def test_exhaustive_target_needs_no_search(run):
 def test_formats_are_written_for_every_exported_network(run):
     """The full super-network and two members, in each form of the config; a form is also a target by id."""
     formats = ["hf", "padded", "deci", "gguf-f16", "gguf-q8_0"]
-    ran = executed(run(change=lambda config: config.update(export={"members": 2, "formats": formats})))
-    assert ran["export"] == 3 * 3 and ran["gguf"] == 2 * 3
+
+    def change(config):
+        config.update(export={"members": 2, "formats": formats}, benchmark={"precisions": ["fp16", "int8", "nf4"]})
+
+    ran = executed(run(change=change))
+    assert ran["export"] == 3 * 3 and ran["gguf"] == 2 * 3 and ran["quantize"] == 2 * 4 and ran["cards"] == 1
     for member in ["000000", *MEMBERS]:
         for path in (f"padded/{member}", f"deci/{member}", f"gguf/{member}-f16.gguf", f"gguf/{member}-q8_0.gguf"):
             assert (run.folder / "results" / path).exists()
