@@ -1,6 +1,7 @@
 # make run   set everything up and run the default workflow to its end
 # make test  set everything up and pass the tests
 # make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
+# make test-gguf  compile llama.cpp, install MLX, and let them read the exports (minutes; not part of make test)
 # make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
 PYTHON ?= python3.11
@@ -10,13 +11,21 @@ CORES ?= all
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
-.PHONY: run test setup check images test-slurm test-containers lock clean
+.PHONY: run test test-gguf report setup check images test-slurm test-containers lock clean
 
 run: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
 
 test: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+test-gguf: $(READY)
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(PIP) -r envs/gguf.txt
+	$(BIN)/python -m pytest -n 0 tests/unit/test_llama_cpp.py tests/unit/test_mlx.py
+
+# The page of the last run with Snakemake's own report around it: results, captions, the DAG and run times.
+report: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --report results/report.html
 
 setup: $(READY)
 

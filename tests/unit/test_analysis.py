@@ -1,5 +1,6 @@
 """Summary table, figures and the one-page report, on a small synthetic run whose numbers can be computed by hand."""
 
+import hashlib
 import json
 import math
 import os
@@ -12,210 +13,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_cases import (
+    ACCURACY,
+    BITS,
+    FULL,
+    LAYERS,
+    MEDIUM,
+    SMALL,
+    Run,
+    int8_bytes,
+    parameters,
+    scores,
+)
 
-from llama_nas.analysis.figures import smoothing_window, training_figure
-from llama_nas.analysis.judgement import Metric, recommended
+from llama_nas.analysis import figures
+from llama_nas.analysis.cards import write_cards
+from llama_nas.analysis.figures import (
+    FIGURES,
+    depth_figure,
+    progress_figure,
+    smoothing_window,
+    training_figure,
+    width_figure,
+)
+from llama_nas.analysis.judgement import recommended
 from llama_nas.analysis.report import count_text, inline_svg, write_report
 from llama_nas.analysis.summary import SUMMARY_COLUMNS, summarize_task
-from llama_nas.artifacts import read_table
 from llama_nas.cli import main
 from llama_nas.errors import UserError
-
-HIDDEN, VOCABULARY, LAYERS, WIDTHS = 64, 512, 6, (176, 88)
-FULL, MEDIUM, SMALL = "000000", "001011", "1111xx"
-ACCURACY, ERROR = Metric("acc", True), 0.02
-BITS = Metric("bits_per_byte", False)
-
-
-def parameters(subnet_id: str) -> int:
-    """Untied embedding and head, final norm; per layer four square maps, two norms, three MLP maps."""
-    widths = [WIDTHS[int(code)] for code in subnet_id if code != "x"]
-    layers = sum(4 * HIDDEN**2 + 2 * HIDDEN + 3 * HIDDEN * width for width in widths)
-    return 2 * VOCABULARY * HIDDEN + HIDDEN + layers
-
-
-def int8_bytes(subnet_id: str) -> int:
-    """Decoder maps at 1 byte plus an fp32 scale per output row, the rest at 2 bytes."""
-    widths = [WIDTHS[int(code)] for code in subnet_id if code != "x"]
-    maps = sum(4 * HIDDEN**2 + 3 * HIDDEN * width for width in widths)
-    scales = sum(4 * (4 * HIDDEN + 2 * width + HIDDEN) for width in widths)
-    return maps + scales + 2 * (parameters(subnet_id) - maps)
-
-
-class Run:
-    """The artifacts of a finished run under `results/`; `summarize` and `report` run the stages on them."""
-
-    def __init__(self, root: Path):
-        self.results = root / "results"
-        self.tasks: list[str] = []
-        config = {
-            "model_type": "llama",
-            "hidden_size": HIDDEN,
-            "intermediate_size": WIDTHS[0],
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "vocab_size": VOCABULARY,
-        }
-        self.write("base/config.json", config)
-        steps = np.arange(1, 121)
-        training = pd.DataFrame(
-            {
-                "step": steps,
-                "kind": np.where(steps % 2 == 1, "full", "subnet"),
-                "loss": 3 * np.exp(-steps / 40) + 0.3 + 0.2 * (steps % 2 == 0) + 0.05 * np.sin(steps),
-            }
-        )
-        self.write("supernet/training.csv", training)
-
-    def write(self, path: str, value) -> None:
-        path = self.results / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(value, pd.DataFrame):
-            value.to_csv(path, index=False)
-        else:
-            path.write_text(json.dumps(value), encoding="utf-8")
-
-    def add_task(self, name: str, scores: dict[tuple[str, str], float], metric: Metric = ACCURACY, **changed) -> None:
-        """scores: (model, precision) -> value; changed: keys of task.json, stderr or versions."""
-        self.tasks.append(name)
-        stderr = changed.pop("stderr", ERROR)
-        versions = changed.pop("versions", {"torch": "2.13.0", "lm_eval": "0.4.13"})
-        settings = {
-            "task": name,
-            "lm_eval_task": name,
-            "metric": metric.name,
-            "higher_is_better": metric.higher_is_better,
-            "metrics": [metric.name],
-            "items": 500,
-            "chance": 0.25 if metric.is_share else None,
-            "num_fewshot": 0,
-            "limit": None,
-            "subtasks": None,
-            "requests": 2000,
-            "truncated_requests": 17,
-        }
-        self.write(f"tasks/{name}/task.json", settings | changed)
-        for (model, precision), value in scores.items():
-            self.write(
-                f"benchmarks/{name}/{precision}/{model}.json",
-                {
-                    "precision": precision,
-                    "metric": metric.name,
-                    "metrics": {metric.name: value, f"{metric.name}_stderr": stderr},
-                    "items": 500,
-                    "bytes_on_disk": 123456,
-                    "memory_bytes": 234567,
-                    "batch_size": 16,
-                    "int8_threshold": 6.0 if precision == "int8" else None,
-                    "versions": versions,
-                    "loglikelihoods": [[-1.0, -2.0]],
-                },
-            )
-        self.write(f"search/{name}/round_2/evaluations.csv", self.evaluations(metric))
-        members = [model for model, precision in scores if model != "pretrained" and precision == "fp16"]
-        front = pd.DataFrame(
-            [
-                {"subnet_id": id, "layers": LAYERS, "parameters": parameters(id), "size_bytes": 2 * parameters(id)}
-                | {metric.name: scores[id, "fp16"], "stderr": ERROR, "items": 500, "round": 2}
-                for id in members
-            ]
-        )
-        self.write(f"search/{name}/front.csv", front)
-        self.write(
-            f"agreement/{name}.json",
-            {
-                "task": name,
-                "subnet_id": FULL,
-                "dtype": "fp32",
-                "requests": 2000,
-                "items": 500,
-                "max_difference_per_token": 3.1e-6,
-                "max_relative_difference": 2e-7,
-                "flipped_items": [],
-                "search_scorer": scores[FULL, "fp16"],
-                "lm_eval": scores[FULL, "fp16"],
-                "agrees": True,
-            },
-        )
-        speeds = [
-            {"model": model, "precision": precision, "device": "cpu", "threads": 2, "batch_size": 8}
-            | {"sequence_length": 128, "repeats": 10, "tokens_per_second": 1000.0 + 500 * (precision == "fp16")}
-            | {"tokens_per_second_q1": 900.0, "tokens_per_second_q3": 1600.0}
-            for model, precision in scores
-            if model != MEDIUM
-        ]
-        self.write(f"timings/throughput/{name}.csv", pd.DataFrame(speeds))
-        for round_number, tau in ((1, None), (2, 0.61)):
-            self.write(
-                f"search/{name}/round_{round_number}/predictor.json",
-                {
-                    "round": round_number,
-                    "task": name,
-                    "metric": metric.name,
-                    "kind": "ridge",
-                    "rows": 50 * round_number,
-                    "cross_validation": {
-                        "svr": {"kendall_tau": 0.5, "mae": 0.02},
-                        "ridge": {"kendall_tau": 0.7 + 0.01 * round_number, "mae": 0.01},
-                    },
-                    "out_of_sample": None if tau is None else {"kendall_tau": tau, "mae": 0.01, "rows": 48},
-                },
-            )
-
-    @staticmethod
-    def evaluations(metric: Metric) -> pd.DataFrame:
-        rng = np.random.default_rng(0)
-        ids = ["".join(rng.choice(["0", "1"], LAYERS)) for _ in range(60)]
-        sizes = np.array([2 * parameters(id) for id in ids])
-        share = sizes / (2 * parameters(FULL))
-        value = 0.5 + 0.3 * share if metric.higher_is_better else 3 - share
-        table = pd.DataFrame({"round": 1, "subnet_id": ids, "size_bytes": sizes, "items": 300})
-        return table.assign(**{metric.name: value + rng.normal(0, 0.02, len(ids))})
-
-    def summarize_inputs(self, task: str) -> dict:
-        return {
-            "model": self.results / "base",
-            "widths": WIDTHS,
-            "task": self.results / "tasks" / task,
-            "evaluations": self.results / f"search/{task}/round_2/evaluations.csv",
-            "front": self.results / f"search/{task}/front.csv",
-            "benchmarks": sorted((self.results / "benchmarks" / task).glob("*/*.json")),
-            "agreement": self.results / f"agreement/{task}.json",
-            "throughput": self.results / f"timings/throughput/{task}.csv",
-        }
-
-    def summarize(self, task: str) -> pd.DataFrame:
-        table = self.results / f"summary/{task}.csv"
-        figure = self.results / f"figures/{task}_front.svg"
-        summarize_task(table, figure=figure, **self.summarize_inputs(task))
-        return read_table(table)
-
-    def report_inputs(self) -> dict:
-        return {
-            "supernet": self.results / "supernet",
-            "summaries": [self.results / f"summary/{task}.csv" for task in self.tasks],
-            "figures": [self.results / f"figures/{task}_front.svg" for task in self.tasks],
-            "agreements": [self.results / f"agreement/{task}.json" for task in self.tasks],
-            "predictors": [
-                self.results / f"search/{task}/round_{number}/predictor.json"
-                for task in self.tasks
-                for number in (2, 1)
-            ],
-        }
-
-    def report(self) -> str:
-        for task in self.tasks:
-            self.summarize(task)
-        page = self.results / "summary.html"
-        write_report(page, **self.report_inputs())
-        return page.read_text(encoding="utf-8")
-
-
-def scores(base: float, full: float, medium: float, small: float, int8_loss: float = 0.01) -> dict:
-    fp16 = {"pretrained": base, FULL: full, MEDIUM: medium, SMALL: small}
-    return {(model, "fp16"): value for model, value in fp16.items()} | {
-        (model, "int8"): value - int8_loss for model, value in fp16.items()
-    }
+from llama_nas.model_card import Provenance, model_card
+from llama_nas.space import format_bytes
 
 
 @pytest.fixture
@@ -257,8 +84,10 @@ def test_summary_rows_are_what_arithmetic_says(run):
     # two combined standard errors are 2 * sqrt(2) * 0.02 = 0.0566
     assert list(rows.xs("fp16", level=1)["verdict"]) == ["within noise", "better", "better", "worse"]
     assert list(table.loc[table["recommended"], "model"].unique()) == [MEDIUM]
-    assert set(rows.loc[FULL, "tokens_per_second"]) == {1500.0, 1000.0}
-    assert rows.loc[MEDIUM, "tokens_per_second"].isna().all()
+    assert list(rows.loc[MEDIUM, "tokens_per_second"]) == [1250.0, 625.0]
+    assert list(rows.loc[MEDIUM, "decode_saturated_tokens_per_second"]) == [500.0, 250.0]
+    assert rows.loc[(FULL, "fp16"), "decode_limit_tokens_per_second"] == 400.0
+    assert rows.loc[SMALL, "decode_tokens_per_second"].isna().all()
     assert rows.loc[(SMALL, "fp16"), "versions"] == "lm_eval 0.4.13, torch 2.13.0"
 
 
@@ -333,7 +162,7 @@ def test_report_opens_with_the_answer(run):
     base_size = f"{2 * parameters(FULL) / 1e6:.3g} MB ({2 * parameters(FULL) / 2**20:.3g} MiB)"
     assert page.startswith(
         f"Which network to take arc_easy: take {MEDIUM} – {ratio}× smaller than the base: {size} against {base_size} "
-        "in FP16; acc 58.0 ± 2.0 % against 60.0 ± 2.0 % (within noise). "
+        "in FP16; prefill 1.25×, decode 1.25× as fast; acc 58.0 ± 2.0 % against 60.0 ± 2.0 % (within noise). "
         f"INT8: {int8_ratio}× smaller"
     )
     assert (
@@ -352,6 +181,47 @@ def test_report_opens_with_the_answer(run):
     assert "1 50 ridge 0.71 – – 2 100 ridge 0.72 0.61 48" in page
     assert "2,000 requests: the largest difference of a log-likelihood is 3.1e-06 per token, 0 of 500 items" in page
     assert "noise of chance" not in page
+    # the speed table: tokens/s, against the base, of the limit; for prefill, decode, saturated decode
+    assert f"{MEDIUM} FP16 1,250 1.25 31 % 125 1.25 31 % 500 1.25 31 %" in page
+    assert f"{SMALL} FP16 – – – – – – – – –" in page
+    assert "cpu, 2 threads: prefill 8 x 128 tokens, decode 1 x 16 tokens after 128, decode 16 x 16 tokens" in page
+
+
+def test_report_compares_as_the_papers_tables_do(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.72, 0.58))
+    page = text(run.report()).split("Fronts in numbers")[1].split("As in the paper")[0]
+    half, eighth = "{:.3g} MB ({:.3g} MiB)", "INT8"
+    for label, model, value in (
+        ("pre-trained base FP16", FULL, "60.0"),
+        ("full-size super-network FP16", FULL, "70.0"),
+        ("best exported FP16", MEDIUM, "72.0"),
+        ("recommended FP16", SMALL, "58.0"),
+    ):
+        size = half.format(2 * parameters(model) / 1e6, 2 * parameters(model) / 2**20)
+        assert f"{label} {size} {value} ± 2.0 %" in page
+    size = half.format(int8_bytes(SMALL) / 1e6, int8_bytes(SMALL) / 2**20)
+    assert f"recommended {eighth} {size} 57.0 ± 2.0 % within noise" in page
+
+
+def test_report_says_what_the_run_was_made_with_and_cost(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    page = text(run.report()).split("Provenance and cost")[1]
+    digest = hashlib.sha256(b"supernet").hexdigest()
+    assert f"super-network, sha256 of model.safetensors{digest}" in page and "seed of the run7" in page
+    assert "finetune 1 90 s 2.8 min 2.00 GiB" in page
+    assert "evaluate 2 3.3 h 0 s 0.50 GiB" in page  # processor time not measured
+    assert "all stages 3 3.4 h 2.8 min 2.00 GiB" in page
+    (run.results / "timings/jobs/finetune.tsv").unlink()
+    for path in run.results.glob("timings/jobs/evaluate/*"):
+        path.unlink()
+    assert "Summed over the jobs" not in text(run.report())
+
+
+def test_nf4_is_one_more_column(run):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40) | {(m, "nf4"): 0.5 for m in (FULL, MEDIUM)})
+    page = text(run.report())
+    assert f"NF4: results/quantized/{MEDIUM}/nf4" in page and "NF4 − FP16" in page
+    assert "50.0 ± 2.0 % worse" in page
 
 
 def test_report_says_where_nothing_can_be_learnt(run):
@@ -385,13 +255,49 @@ def test_report_escapes_and_needs_no_network(run):
 def test_figure_is_clean_svg_that_shows_the_data(run):
     run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
     run.summarize("arc_easy")
-    path = run.results / "figures/arc_easy_front.svg"
-    before = path.read_text(encoding="utf-8")
-    assert ElementTree.fromstring(before).tag == "{http://www.w3.org/2000/svg}svg"
-    assert "<metadata" not in before and "<text" not in before
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.30))
+    before = {path: path.read_text(encoding="utf-8") for path in run.figures("arc_easy")}
+    for svg in before.values():
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "<metadata" not in svg and "<text" not in svg
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.50, 0.40))
     run.summarize("arc_easy")
-    assert path.read_text(encoding="utf-8") != before
+    changed = [path.stem.split("_")[-1] for path, svg in before.items() if path.read_text(encoding="utf-8") != svg]
+    assert changed == ["front", "quantized", "speed"]  # the others are drawn from what the search evaluated
+
+
+def drawn(figure, evaluations: pd.DataFrame, monkeypatch):
+    """The axes of a task's figure, before they become SVG."""
+    summary = pd.DataFrame([{"metric": "acc", "higher_is_better": True, "task": "t", "stderr": 0.01, "chance": 0.25}])
+    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    return figure(summary, evaluations, evaluations).axes[0]
+
+
+def test_progress_is_the_hypervolume_of_what_is_known(monkeypatch):
+    """Size and error scaled to [0, 1], reference (1.1, 1.1): areas by hand."""
+    evaluations = pd.DataFrame(
+        {"round": [1, 1, 2], "subnet_id": ["00", "11", "01"], "layers": 2, "size_bytes": [20, 10, 15], "items": 9}
+        | {"acc": [0.8, 0.4, 0.8]}
+    )
+    axes = drawn(progress_figure, evaluations, monkeypatch)
+    areas = [0.1 * 1.1, 0.1 * 1.1 + 1.0 * 0.1, 0.6 * 1.1 + 0.5 * 0.1]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * np.array(areas) / areas[-1])
+    assert axes.lines[1].get_xdata()[0] == 2.5  # where round 2 begins
+
+
+def test_depths_and_widths_are_shares_of_the_networks_above_a_percentile(monkeypatch):
+    ids = ["0000", "0100", "01xx", "11xx", "1011", "0011", "0001", "1111"]
+    layers = [4, 4, 2, 2, 4, 4, 4, 4]
+    evaluations = pd.DataFrame(
+        {"round": 1, "subnet_id": ids, "layers": layers, "size_bytes": range(8), "items": 9, "acc": np.arange(8) / 10}
+    )
+    axes = drawn(depth_figure, evaluations, monkeypatch)
+    shares = {line.get_label(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines}
+    assert shares["2 layers"][0] == 25 and shares["4 layers"][0] == 75
+    assert shares["2 layers"][40] == pytest.approx(100 / 5)  # the best five: from 0.3 up, one of them of two layers
+    assert shares["4 layers"][95] == 100
+    axes = drawn(width_figure, evaluations, monkeypatch)
+    bars = {container.get_label(): [bar.get_height() for bar in container] for container in axes.containers}
+    assert bars["best 50 % (n=4)"] == [50, 25, 75, 100] and bars["best 25 % (n=2)"] == [50, 50, 50, 100]
 
 
 def test_training_figure_without_sub_network_steps():
@@ -412,8 +318,9 @@ def test_same_bytes_from_another_process_without_torch(run, tmp_path):
     run.report()
     inputs, page_inputs = run.summarize_inputs("arc_easy"), run.report_inputs()
     again = tmp_path / "again"
+    svgs = [again / path.name for path in run.figures("arc_easy")]
     commands = [
-        ["summarize", *_options(inputs), "--output", again / "s.csv", "--figure", again / "arc_easy.svg"],
+        ["summarize", *_options(inputs), "--output", again / "s.csv", "--figures", *svgs],
         ["report", *_options(page_inputs), "--output", again / "summary.html"],
     ]
     program = (
@@ -427,7 +334,7 @@ def test_same_bytes_from_another_process_without_torch(run, tmp_path):
     subprocess.run([sys.executable, "-c", program, text_commands], check=True, env=environment)
     for name, original in (
         ("s.csv", "summary/arc_easy.csv"),
-        ("arc_easy.svg", "figures/arc_easy_front.svg"),
+        *((path.name, f"figures/{path.name}") for path in svgs),
         ("summary.html", "summary.html"),
     ):
         assert (again / name).read_bytes() == (run.results / original).read_bytes()
@@ -443,7 +350,7 @@ def _options(values: dict) -> list:
 def test_bad_inputs_are_named(run, capsys):
     run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
     inputs = run.summarize_inputs("arc_easy")
-    outputs = {"output": run.results / "s.csv", "figure": run.results / "f.svg"}
+    outputs = {"output": run.results / "s.csv", "figures": [run.results / f"{name}.svg" for name in FIGURES]}
     without_full = [path for path in inputs["benchmarks"] if path.stem != FULL]
     with pytest.raises(UserError, match=f"arc_easy/fp16/{FULL}.json is needed"):
         summarize_task(**outputs, **inputs | {"benchmarks": without_full})
@@ -459,15 +366,45 @@ def test_bad_inputs_are_named(run, capsys):
     with pytest.raises(UserError, match="metrics has no 'acc'; it has acc_norm"):
         run.summarize("arc_easy")
     other.write_text(json.dumps(record))
-    assert not outputs["output"].exists() and not outputs["figure"].exists()
+    assert not outputs["output"].exists() and not any(path.exists() for path in outputs["figures"])
 
     run.add_task("winogrande", scores(0.60, 0.70, 0.58, 0.40))
     run.report()
     pages = run.report_inputs()
     with pytest.raises(UserError, match="is about task 'arc_easy'"):
-        write_report(run.results / "p.html", **pages | {"figures": pages["figures"][::-1]})
-    with pytest.raises(UserError, match="got 2, 2 and 1"):
+        write_report(run.results / "p.html", **pages | {"agreements": pages["agreements"][::-1]})
+    with pytest.raises(UserError, match=r"winogrande_widths\.svg is missing"):
+        write_report(run.results / "p.html", **pages | {"figures": pages["figures"][:-1]})
+    with pytest.raises(UserError, match="got 2 and 1"):
         write_report(run.results / "p.html", **pages | {"agreements": pages["agreements"][:1]})
     words = [str(word) for word in _options(pages | {"supernet": run.results / "base"})]
     assert main(["report", *words, "--output", str(run.results / "p.html")]) == 2
     assert re.fullmatch(r"llama-nas report: error: .*training\.csv: not found\n", capsys.readouterr().err)
+
+
+def test_cards_carry_the_scores_that_were_measured(run, tmp_path):
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.add_task("tinystories", scores(2.40, 2.30, 2.41, 2.90), BITS, limit=40, stderr=None)
+    for task in run.tasks:
+        run.summarize(task)
+    record = {"subnet_id": MEDIUM, "form": "hf", "layers": 6, "kept_layers": range(6), "widths": [176] * 6}
+    record |= {"parameters": 9, "stored_parameters": 9, "size_bytes": {"fp16": 18}, "requires": {}}
+    record |= {"supernet_sha256": {"model.safetensors": "abc"}, "llama_nas": "0.1.0"}
+    folder = tmp_path / MEDIUM
+    folder.mkdir()
+    (folder / "README.md").write_text(model_card(record, Provenance()))
+    write_cards(tmp_path / "cards", models=[folder], summaries=[run.results / f"summary/{t}.csv" for t in run.tasks])
+    card = (tmp_path / f"cards/{MEDIUM}.md").read_text()
+    assert card.startswith("---\nlibrary_name") and "Not part of an export" not in card
+    size = format_bytes(int8_bytes(MEDIUM))
+    assert f"| arc_easy (0-shot acc, 500 items) | INT8 | {size} | 57.0 ± 2.0 % | 60.0 ± 2.0 % | −3.0 points, " in card
+    assert (
+        "tinystories (0-shot bits_per_byte, 500 items, first 40) | FP16" in card
+        and "LLM.int8 outlier threshold 6" in card
+    )
+    with pytest.raises(UserError, match="none is about 'cards'"):
+        (tmp_path / "cards/README.md").write_text("## Scores\n")
+        write_cards(tmp_path / "x", models=[tmp_path / "cards"], summaries=[run.results / "summary/arc_easy.csv"])
+    with pytest.raises(UserError, match=r"README\.md: not found"):
+        write_cards(tmp_path / "x", models=[tmp_path], summaries=[run.results / "summary/arc_easy.csv"])
+    assert not (tmp_path / "x").exists()

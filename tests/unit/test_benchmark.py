@@ -145,9 +145,9 @@ def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
     assert int8["memory_bytes"] < half["memory_bytes"] and int8["bytes_on_disk"] < half["bytes_on_disk"]
     difference = np.abs(np.concatenate(int8["loglikelihoods"]) - np.concatenate(half["loglikelihoods"]))
     assert 0 < difference.max() < 0.2 * np.abs(np.concatenate(half["loglikelihoods"])).max()
-    with pytest.raises(UserError, match="is quantized, which does not fit precision fp32"):
+    with pytest.raises(UserError, match="holds int8 weights, asked for fp32"):
         run(tmp_path / "b.json", tmp_path / "int8", task)
-    with pytest.raises(UserError, match="is not quantized, which does not fit precision int8"):
+    with pytest.raises(UserError, match="holds float weights, asked for int8"):
         run(tmp_path / "b.json", tmp_path / "net", task, "int8")
 
 

@@ -56,6 +56,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_one_line(capsys):
-    options = "--models a:fp16=x --batch-size 1 --sequence-length 1 --repeats 1 --output o --device cuda".split()
+    settings = ["batch-size", "sequence-length", "new-tokens", "max-batch", "repeats"]
+    options = "--models a:fp16=x --output o --device cuda".split() + [f"--{name}=1" for name in settings]
     assert cli.main(["throughput", *options]) == 2
     assert "torch sees no GPU here" in capsys.readouterr().err

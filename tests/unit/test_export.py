@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from export_cases import IDS, WIDTHS, finish_probe, offline, probe, start_probe, write_supernet, zero_padded
 from load_probe import TOKENS
 from safetensors.torch import load_file, save_file
@@ -21,11 +22,21 @@ from llama_nas.elastic import active, load_elastic
 from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
 from llama_nas.hf_folder import load_model
+from llama_nas.model_card import Provenance
 from llama_nas.space import ModelShape, parse_id
 
+LLAMA_3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 FAMILIES = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
+    "llama-3": {"tie_word_embeddings": True, "rope_parameters": LLAMA_3_ROPE},
     "llama-biases": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"sliding_window": 8},
     "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 4},
@@ -39,6 +50,9 @@ CASES = (
 
 
 PADDED = "1x21x2"
+DECI_WIDTHS = [768, 512, 300]  # the last is no multiple of 256
+DECI_ID = "012x10"
+DECI = ("llama", "llama-tied", "llama-3")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +68,12 @@ def world(tmp_path_factory):
         export_subnet(folders[-1], supernet=root / "super" / family, widths=WIDTHS, subnet_id=IDS[kind])
     for family in FAMILIES:
         folders.append(root / "padded" / family)
-        export_subnet(folders[-1], root / "super" / family, WIDTHS, PADDED, padded=True)
-    cases = [*CASES, *((family, "padded") for family in FAMILIES)]
+        export_subnet(folders[-1], root / "super" / family, WIDTHS, PADDED, form="padded")
+    for family in DECI:
+        supernet = write_supernet(root / "wide" / family, intermediate_size=DECI_WIDTHS[0], **FAMILIES[family])
+        folders.append(root / "deci" / family)
+        export_subnet(folders[-1], supernet, DECI_WIDTHS, DECI_ID, form="deci")
+    cases = [*CASES, *((family, "padded") for family in FAMILIES), *((family, "deci") for family in DECI)]
     return root, dict(zip(cases, probe(root, folders), strict=True))
 
 
@@ -102,6 +120,51 @@ def test_padded_is_plain_and_computes_the_same(world, family):
     record = json.loads((folder / "subnet.json").read_text())
     assert loaded["parameters"] == record["stored_parameters"] > record["parameters"]
     assert record["parameters"] == ModelShape.from_folder(supernet).parameters(subnet) and record["requires"] == {}
+
+
+@pytest.mark.parametrize("family", DECI)
+def test_deci_is_read_as_servers_read_it_and_computes_the_same(world, family):
+    """Reader: load_probe.served_model, the published rules on stock layers. No server runs here."""
+    root, found = world
+    supernet, folder, loaded = root / "wide" / family, root / "deci" / family, found[family, "deci"]
+    subnet = parse_id(DECI_ID, 6, DECI_WIDTHS)
+    model = load_elastic(supernet)
+    with active(model, subnet), torch.inference_mode():
+        wanted = model(TOKENS).logits.numpy()
+    assert relative_error(loaded["logits"], wanted) < 1e-5
+    assert loaded["cache_True"].tolist() == loaded["cache_False"].tolist()
+    assert list(loaded["widths"]) == [768, 512, 512, 512, 768]
+    record = json.loads((folder / "subnet.json").read_text())
+    assert record["stored_widths"] == [768, 512, 512, 512, 768] and record["widths"] == [768, 512, 300, 512, 768]
+    assert loaded["parameters"] == record["stored_parameters"] == record["parameters"] + 3 * 64 * 212
+    assert "zeros" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "qwen2"}, "model_type is 'qwen2'.*use hf or padded"),
+        ({"attention_bias": True}, "it has biases"),
+        ({"head_dim": 16}, "head_dim is not"),
+    ],
+)
+def test_deci_refuses_what_its_readers_cannot_compute(tmp_path, config, message):
+    supernet = write_supernet(tmp_path / "super", **config)
+    with pytest.raises(UserError, match=message):
+        export_subnet(tmp_path / "out", supernet, WIDTHS, IDS["mixed"], form="deci")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_says_what_the_network_is_made_of(tmp_path):
+    supernet = write_supernet(tmp_path / "super")
+    provenance = Provenance("meta-llama/Llama-2-7b-hf@01c7", "tatsu-lab/alpaca@dce0", "1")
+    export_subnet(tmp_path / "out", supernet, WIDTHS, IDS["mixed"], provenance=provenance)
+    card = (tmp_path / "out/README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "meta-llama/Llama-2-7b-hf"
+    for fact in ("Llama 2 Community License", "CC BY-NC 4.0", "numbers 0, 1, 2, 4, 5", "96, 48, 32, 48, 96"):
+        assert fact in text
+    assert file_digest(supernet / "model.safetensors") in text and "trust_remote_code=True" in text
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)

@@ -1,22 +1,24 @@
-"""INT8 folders: what is stored is LLM.int8 of the weights, it reloads bit-equal, and its size is known to the byte."""
+"""INT8 and NF4 folders hold the published code of the weights, reload bit-equal, and are of the arithmetic's size."""
 
 import json
 import struct
 from pathlib import Path
 
+import bitsandbytes
 import numpy as np
 import pytest
 import torch
 from export_cases import WIDTHS, probe, write_supernet, zero_padded
 from load_probe import TOKENS
 from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig
 
 from llama_nas.artifacts import folder_digest
 from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
 from llama_nas.hf_folder import load_model
 from llama_nas.quantize import quantize_folder
-from llama_nas.space import ModelShape, parse_id
+from llama_nas.space import QUANTIZED, ModelShape, parse_id
 
 FOLDERS = {"mixed": "012x10", "uniform": "111111", "pretrained": "000000", "tied": "012x10"}
 
@@ -32,7 +34,8 @@ def world(tmp_path_factory):
     export_subnet(root / "float" / "tied", supernet=tied, widths=WIDTHS, subnet_id=FOLDERS["tied"])
     (root / "float" / "pretrained").symlink_to(untied)
     for name in FOLDERS:
-        quantize_folder(root / name / "int8", model=root / "float" / name)
+        for precision in QUANTIZED:
+            quantize_folder(root / name / precision, model=root / "float" / name, precision=precision)
     return root
 
 
@@ -42,18 +45,25 @@ def logits(model) -> torch.Tensor:
 
 
 def test_a_fresh_process_computes_what_this_one_does(world):
-    for name, found in zip(FOLDERS, probe(world, [world / name / "int8" for name in FOLDERS]), strict=True):
-        assert np.array_equal(found["logits"], logits(load_model(world / name / "int8", "int8")).float().numpy())
+    cases = [(name, precision) for name in FOLDERS for precision in QUANTIZED]
+    folders = [world / name / precision for name, precision in cases]
+    for (name, precision), found in zip(cases, probe(world, folders), strict=True):
+        assert np.array_equal(found["logits"], logits(load_model(world / name / precision, precision)).float().numpy())
         assert found["module"].startswith("transformers_modules.") == (FOLDERS[name] == "012x10")
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_reload_is_bit_equal_to_quantizing_in_memory(world, name):
-    from transformers import BitsAndBytesConfig
+SETTINGS = {
+    "int8": {"load_in_8bit": True, "llm_int8_threshold": 6.0},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float16},
+}
 
-    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0, llm_int8_skip_modules=["lm_head"])
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_reload_is_bit_equal_to_quantizing_in_memory(world, name, precision):
+    config = BitsAndBytesConfig(**SETTINGS[precision], llm_int8_skip_modules=["lm_head"])
     in_memory = load_model(world / "float" / name, "fp16", quantization=config)
-    assert torch.equal(logits(load_model(world / name / "int8", "int8")), logits(in_memory))
+    assert torch.equal(logits(load_model(world / name / precision, precision)), logits(in_memory))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -76,6 +86,32 @@ def test_stored_integers_are_the_rows_scaled_to_127(world, name):
         assert (stored[key].float() * scale[:, None] / 127 - half.float()).abs().max() <= 0.51 * scale.max() / 127
 
 
+# NF4's 16 values: quantiles of a normal distribution, scaled to [-1, 1] (QLoRA, arXiv 2305.14314, appendix E).
+NF4_NEGATIVE = [-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004]
+NF4_POSITIVE = [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0]
+NF4 = torch.tensor([*NF4_NEGATIVE, 0.0, *NF4_POSITIVE])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_stored_halves_of_bytes_are_the_nearest_nf4_values(world, name):
+    """NF4 by hand: blocks of 64 weights over their largest magnitude, two codes to a byte, the first one high."""
+    stored = load_file(world / name / "nf4/model.safetensors")
+    weights = load_file(world / "float" / name / "model.safetensors")
+    packed = {key for key, tensor in stored.items() if key.endswith("_proj.weight") and tensor.dtype == torch.uint8}
+    assert packed == {key for key in weights if key.endswith("_proj.weight")}
+    for key, weight in weights.items():
+        if key not in packed:
+            assert torch.equal(stored[key], weight.half())
+            continue
+        blocks = weight.half().float().view(-1, 64)
+        scale = blocks.abs().amax(dim=1, keepdim=True)
+        torch.testing.assert_close(stored[f"{key}.absmax"], scale[:, 0])
+        byte = stored[key].flatten().int()
+        values = NF4[torch.stack([byte >> 4, byte & 15], dim=1).view(-1, 64)]
+        nearest = (blocks / scale)[..., None].sub(NF4).abs().amin(-1)
+        torch.testing.assert_close((values - blocks / scale).abs(), nearest, rtol=0, atol=1e-3)
+
+
 def test_int8_of_a_mixed_export_equals_int8_of_the_zero_padded_stock_model(world, tmp_path):
     subnet = parse_id(FOLDERS["mixed"], 6, WIDTHS)
     zero_padded(world / "super", subnet).save_pretrained(tmp_path / "padded")
@@ -90,9 +126,37 @@ def test_size_on_disk_is_the_arithmetic_plus_header_and_one_byte_per_linear(worl
     """bitsandbytes also stores `weight_format`, one byte for each of a layer's seven linear maps."""
     path = world / name / "int8/model.safetensors"
     subnet = parse_id(FOLDERS[name], 6, WIDTHS)
-    shape = ModelShape.from_folder(world / ("super-tied" if name == "tied" else "super"))
     header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
-    assert path.stat().st_size == shape.size_bytes(subnet, "int8") + header + 7 * subnet.layers
+    assert path.stat().st_size == arithmetic(world, name, "int8") + header + 7 * subnet.layers
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_nf4_on_disk_is_the_arithmetic_plus_what_bitsandbytes_says_of_each_linear(world, name):
+    """For each of a layer's seven linear maps: NF4's 16 values in fp32, and a few words of JSON."""
+    path = world / name / "nf4/model.safetensors"
+    header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+    about = [tensor.nbytes for key, tensor in load_file(path).items() if ".quant_" in key]
+    assert len(about) == 14 * parse_id(FOLDERS[name], 6, WIDTHS).layers and max(about) < 200
+    assert path.stat().st_size == arithmetic(world, name, "nf4") + header + sum(about)
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_weights_in_memory_are_the_arithmetic(world, name, precision):
+    """Every tensor that the loaded model holds, its scales among them; a tied head is one tensor with the embedding."""
+    model = load_model(world / name / precision, precision)
+    tensors = list(model.parameters())
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            tensors.append(module.weight.SCB)
+        elif isinstance(module, bitsandbytes.nn.Linear4bit):
+            tensors.append(module.weight.quant_state.absmax)
+    assert sum(tensor.nbytes for tensor in tensors) == arithmetic(world, name, precision)
+
+
+def arithmetic(world: Path, name: str, precision: str) -> int:
+    shape = ModelShape.from_folder(world / ("super-tied" if name == "tied" else "super"))
+    return shape.size_bytes(parse_id(FOLDERS[name], 6, WIDTHS), precision)
 
 
 def test_what_goes_with_the_weights(world):
@@ -103,16 +167,17 @@ def test_what_goes_with_the_weights(world):
     assert not (world / "pretrained/int8/subnet.json").exists()
 
 
-def test_same_inputs_same_bytes(world, tmp_path):
-    quantize_folder(tmp_path / "again", model=world / "float/mixed")
-    assert folder_digest(tmp_path / "again") == folder_digest(world / "mixed/int8")
+@pytest.mark.parametrize("precision", QUANTIZED)
+def test_same_inputs_same_bytes(world, tmp_path, precision):
+    quantize_folder(tmp_path / "again", model=world / "float/mixed", precision=precision)
+    assert folder_digest(tmp_path / "again") == folder_digest(world / "mixed" / precision)
 
 
 def test_bad_input_is_refused_in_one_line(world, tmp_path):
     cases: list[tuple[Path, str, str]] = [
         (world / "mixed/int8", "int8", "holds int8 weights"),
         (tmp_path / "nowhere", "int8", "config.json: not found"),
-        (world / "float/mixed", "int4", "known: int8"),
+        (world / "float/mixed", "int4", "known: int8, nf4"),
     ]
     for folder, precision, message in cases:
         with pytest.raises(UserError, match=message):

@@ -2,17 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 from export_cases import WIDTHS, write_supernet
+from torch.utils.flop_counter import FlopCounterMode
 
 from llama_nas import throughput
 from llama_nas.artifacts import read_table
 from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
+from llama_nas.hf_folder import load_model
 from llama_nas.quantize import quantize_folder
-from llama_nas.throughput import measure_throughput
+from llama_nas.throughput import Phase, measure_throughput
 
-COLUMNS = "model,precision,device,threads,batch_size,sequence_length,repeats"
-SETTINGS = {"batch_size": 2, "sequence_length": 16, "repeats": 3, "device": "cpu", "threads": 1}
+COLUMNS = "model,precision,phase,batch_size,sequence_length,new_tokens,tokens_per_second,tokens_per_second_q1"
+COLUMNS += ",tokens_per_second_q3,limit_tokens_per_second,device,threads,repeats"
+PHASES = ["prefill", "decode", "decode_saturated"]
+SETTINGS = {"batch_size": 2, "sequence_length": 16, "new_tokens": 4, "max_batch": 4, "repeats": 7}
+SETTINGS |= {"device": "cpu", "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -25,34 +31,71 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.parametrize("short_of_memory", [False, True])
-def test_every_model_and_precision_is_measured(models, tmp_path, monkeypatch, short_of_memory):
+def test_every_model_precision_and_phase_is_measured(models, tmp_path, monkeypatch, short_of_memory):
     if short_of_memory:
         monkeypatch.setattr(throughput, "_free_bytes", lambda device: 0)
     measure_throughput(tmp_path / "t.csv", models=models, **SETTINGS)
     table = read_table(tmp_path / "t.csv")
+    assert list(table) == COLUMNS.split(",")
+    assert table["phase"].tolist() == PHASES * 3
+    assert table["model"].unique().tolist() == ["pretrained", "b", "x:y"]
+    assert table["precision"].unique().tolist() == ["fp32", "fp16", "int8"]
     quartiles = ["tokens_per_second_q1", "tokens_per_second", "tokens_per_second_q3"]
-    assert list(table) == [*COLUMNS.split(","), quartiles[1], quartiles[0], quartiles[2]]
-    assert table["model"].tolist() == ["pretrained", "b", "x:y"]
-    assert table["precision"].tolist() == ["fp32", "fp16", "int8"]
     assert (table[quartiles[0]] > 0).all() and (table[quartiles].diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
+    assert (table["limit_tokens_per_second"] > 0).all()
+    saturated = table[table["phase"] == "decode_saturated"]["batch_size"].unique()
+    assert len(saturated) == 1 and saturated[0] in (1, 2, 4)
 
 
 def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_path, monkeypatch):
-    order: list[str] = []
-    seconds = {"float32": iter([9, 9, 1.0, 2.0, 4.0]), "float16": iter([9, 9, 8.0, 8.0, 8.0])}
+    order: list[tuple] = []
 
-    def clock(network, batch_size, sequence_length):
-        name = str(network.dtype).removeprefix("torch.")
-        order.append(name)
-        return next(seconds[name])
+    def clock(network, phase, runs):
+        order.append((str(network.dtype).removeprefix("torch."), phase.name, runs))
+        return [1.0, 2.0, 4.0, 8.0, 16.0][:runs]
 
-    monkeypatch.setattr(throughput, "_prefill_seconds", clock)
+    monkeypatch.setattr(throughput, "_run_seconds", clock)
+    monkeypatch.setattr(throughput, "_saturating_batch", lambda *arguments: 4)
     measure_throughput(tmp_path / "t.csv", models=models[:2], **SETTINGS)
-    assert order == ["float32", "float16"] * 5  # two warm-up turns and three timed ones
-    first = read_table(tmp_path / "t.csv").iloc[0]
-    assert first["tokens_per_second"] == 16
-    assert first["tokens_per_second_q1"] == np.percentile([32, 16, 8], 25)
-    assert first["tokens_per_second_q3"] == np.percentile([32, 16, 8], 75)
+    pairs = [(dtype, phase) for dtype in ("float32", "float16") for phase in PHASES]
+    assert order == [(*pair, runs) for runs in (3, 5, 2) for pair in pairs]  # warm-up, then turns of at most five
+    table = read_table(tmp_path / "t.csv").set_index(["model", "phase"])
+    for phase, tokens in (("prefill", 2 * 16), ("decode", 4), ("decode_saturated", 4 * 4)):
+        rates = tokens / np.array([1, 2, 4, 8, 16, 1, 2])
+        row = table.loc[("b", phase)]
+        assert row["tokens_per_second"] == np.median(rates)
+        assert row["tokens_per_second_q1"] == np.percentile(rates, 25)
+
+
+def test_the_batch_is_doubled_while_that_pays(models, monkeypatch):
+    def saturating(rates: dict[int, float], max_batch: int) -> int:
+        def clock(network, phase, runs):
+            return [phase.batch * phase.steps / rates[phase.batch]]
+
+        monkeypatch.setattr(throughput, "_run_seconds", clock)
+        return throughput._saturating_batch(throughput._parse(models[0]), 16, 4, max_batch, "cpu")
+
+    assert saturating({1: 10, 2: 19, 4: 35, 8: 38, 16: 60}, 64) == 4  # 8 gains 9 %
+    assert saturating({1: 10, 2: 19, 4: 35}, 4) == 4
+    assert saturating({1: 10}, 1) == 1
+
+
+def test_arithmetic_and_bytes_of_a_pass_are_those_of_the_model(models):
+    """FLOPs as torch counts them on the stock model; bytes of its own tensors."""
+    entry = throughput._parse(models[0])
+    model = load_model(entry.folder, "fp32")
+    model.set_attn_implementation("eager")
+    prefill = Phase("prefill", 3, 16, 1, 0)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.ones(3, 16, dtype=torch.long), logits_to_keep=1)
+    heads = 6 * 8 * 8  # layers, heads and their size; torch counts attention to later positions, too: 16, not 8.5
+    masked = 3 * 16 * 4 * heads * (16 - 8.5)
+    rotary = counter.get_total_flops() - masked - prefill.flops(entry)
+    assert 0 <= rotary < 0.001 * counter.get_total_flops()
+    decode = Phase("decode", 3, 1, 4, 16)
+    weights = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
+    cached = 3 * 2 * 6 * 4 * 8 * 4 * (17 + 18 + 19 + 20)  # rows, keys and values, layers, key heads, size, bytes
+    assert decode.bytes(entry) == 4 * weights + cached
 
 
 @pytest.mark.parametrize(
@@ -61,7 +104,7 @@ def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_pa
         ({"models": ["pretrained=somewhere"]}, "NAME:PRECISION=FOLDER"),
         ({"models": ["a:fp8=somewhere"]}, "NAME:PRECISION=FOLDER"),
         ({"models": ["a:fp16=nowhere"]}, "nowhere"),
-        ({"sequence_length": 65}, "64 positions"),
+        ({"sequence_length": 61}, "64 positions"),
         ({"repeats": 0}, "at least 1"),
     ],
 )

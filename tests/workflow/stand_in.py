@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_nas.cli import build_parser
 
-FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize"}
+FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize", "cards"}
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 
@@ -19,15 +19,17 @@ def main() -> None:
     if args["stage"] != "fetch" and any(os.environ.get(switch) != "1" for switch in switches):
         sys.exit(f"{args['stage']}: may reach the Hub")
     for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in ("output", "timings", "history", "figure", "checkpoints"):
+        if isinstance(value, Path) and name not in ("output", "timings", "history", "checkpoints"):
             made_here = name == "evaluations" and args["stage"] == "fit"
             if not made_here and not value.exists():
                 sys.exit(f"{args['stage']}: --{name} {value} does not exist")
     if args["stage"] == "fit":
         args["evaluations"].write_text("evaluations\n")
-    for extra in ("history", "figure"):
-        if extra in args:
-            args[extra].write_text(f"{extra}\n")
+    if "history" in args:
+        args["history"].write_text("history\n")
+    if args["stage"] == "summarize":
+        for figure in args["figures"]:
+            figure.write_text("figure\n")
     if args["stage"] in FOLDERS:
         (args["output"] / "hub").mkdir(parents=True)
         (args["output"] / "file").write_text("content\n")

@@ -103,6 +103,22 @@ def test_exhaustive_target_needs_no_search(run):
     assert counts == dict.fromkeys(expected, 1)
 
 
+def test_formats_are_written_for_every_exported_network(run):
+    """The full super-network and two members, in each form of the config; a form is also a target by id."""
+    formats = ["hf", "padded", "deci", "gguf-f16", "gguf-q8_0"]
+
+    def change(config):
+        config.update(export={"members": 2, "formats": formats}, benchmark={"precisions": ["fp16", "int8", "nf4"]})
+
+    ran = executed(run(change=change))
+    assert ran["export"] == 3 * 3 and ran["gguf"] == 2 * 3 and ran["quantize"] == 2 * 4 and ran["cards"] == 1
+    for member in ["000000", *MEMBERS]:
+        for path in (f"padded/{member}", f"deci/{member}", f"gguf/{member}-f16.gguf", f"gguf/{member}-q8_0.gguf"):
+            assert (run.folder / "results" / path).exists()
+    assert "Nothing to be done" in run().stderr
+    assert executed(run("results/gguf/0101xx-q8_0.gguf")) == {"export": 1, "gguf": 1}
+
+
 def test_new_front_members_are_exported(run, monkeypatch):
     run()
     monkeypatch.setenv("FRONT_IDS", "01111x 111111")
@@ -151,6 +167,8 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
         (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),
         (lambda c: c["export"].update(members=0), "export.members: 0 is not valid"),
         (lambda c: c.update(benchmark={"precisions": ["int8"]}), "benchmark.precisions: ['int8'] must contain fp16"),
+        (lambda c: c.update(export={"formats": ["deci"]}), "export.formats: ['deci'] must contain hf"),
+        (lambda c: c.update(export={"formats": ["hf", "onnx"]}), "'onnx' is not one of hf, padded, deci, gguf-f16"),
         (lambda c: c.pop("space"), "key 'space' is missing"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_nas.artifacts import read_json, write_json
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import SUBNET_FILE, weight_files
+from llama_nas.hf_folder import SUBNET_FILE, check_precision, weight_files
 from llama_nas.tasks.compiled import TASK_FILE
 from llama_nas.tasks.definitions import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, leaf_tasks, load_task
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "float16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "float16", "nf4": "float16"}
 # lm-eval's default is the model's dtype, whose coarse log-probabilities tie choices of a question in half precision.
 SOFTMAX_DTYPE = "float32"
 
@@ -32,12 +32,13 @@ def benchmark_folder(
     """Run `lm_eval.simple_evaluate` with HFLM on `model` and write its figures and log-likelihoods as JSON.
 
     model: plain, exported or quantized Hugging Face folder. task: compiled task; its task.json says which lm-eval
-    task, shots, limit and data. precision: fp32, bf16, fp16, or int8 for a quantized folder, which says itself how it
-    is quantized. Raises UserError if the folder does not fit the precision.
+    task, shots, limit and data. precision: fp32, bf16, fp16, or int8 or nf4 for a quantized folder, which says itself
+    how it is quantized. Raises UserError if the folder does not fit the precision.
     """
     settings = read_json(task / TASK_FILE)
     files = weight_files(model)
-    threshold = _int8_threshold(model, precision)
+    check_precision(model, precision)
+    quantization = read_json(model / "config.json").get("quantization_config", {})
     definition = load_task(
         settings["lm_eval_task"],
         data_root=None if settings["data_root"] is None else Path(settings["data_root"]),
@@ -62,7 +63,7 @@ def benchmark_folder(
         "batch_size": batch_size,
         "dtype": DTYPES[precision],
         "softmax_dtype": SOFTMAX_DTYPE,
-        "int8_threshold": threshold,
+        "int8_threshold": quantization.get("llm_int8_threshold") if precision == "int8" else None,
         "bytes_on_disk": sum(file.stat().st_size for file in files),
         "memory_bytes": footprint,
         "versions": {package: version(package) for package in ("lm_eval", "transformers", "torch", "bitsandbytes")}
@@ -139,12 +140,3 @@ def _log_likelihoods(leaf: Task) -> list[list[float]]:
         response = instance.resps[0]
         items.setdefault(instance.doc_id, []).append(response if isinstance(response, float) else response[0])
     return list(items.values())
-
-
-def _int8_threshold(model: Path, precision: str) -> float | None:
-    """The outlier threshold of an INT8 folder; raises UserError if the folder is not in the precision asked for."""
-    quantization = read_json(model / "config.json").get("quantization_config")
-    if (quantization is not None) != (precision == "int8"):
-        holds = "quantized" if quantization else "not quantized"
-        raise UserError(f"{model}: is {holds}, which does not fit precision {precision}")
-    return quantization["llm_int8_threshold"] if quantization else None

@@ -444,26 +444,54 @@ def front(args: Arguments) -> None:
 
 
 def export_arguments(parser: Parser) -> None:
-    """Export a sub-network, by id, as a standalone Hugging Face folder; padded, it is a plain Llama at any widths."""
+    """Export a sub-network, by id, as a standalone folder that needs nothing of this project."""
     parser.add_argument("--supernet", type=Path, required=True)
     parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--subnet", required=True, help="subnet id, one character per base layer")
     parser.add_argument(
-        "--padded", action="store_true", help="zeros up to the widest layer: any software loads it, nothing is saved"
+        "--form",
+        choices=["hf", "padded", "deci"],
+        default="hf",
+        help="hf: plain Llama, or with a few lines of code for mixed widths. padded: plain at any widths, with zeros. "
+        "deci: block configs for vLLM, SGLang, TensorRT-LLM, MLX",
     )
+    parser.add_argument("--base-name", default="not recorded", help="for the model card: what the base model is")
+    parser.add_argument("--instructions-name", default="not recorded", help="for the model card")
+    parser.add_argument("--run-seed", default="not recorded", help="for the model card")
     parser.add_argument("--output", type=Path, required=True)
 
 
 def export(args: Arguments) -> None:
     from llama_nas.export import export_subnet
+    from llama_nas.model_card import Provenance
 
-    export_subnet(args.output, supernet=args.supernet, widths=args.widths, subnet_id=args.subnet, padded=args.padded)
+    export_subnet(
+        args.output,
+        supernet=args.supernet,
+        widths=args.widths,
+        subnet_id=args.subnet,
+        form=args.form,
+        provenance=Provenance(args.base_name, args.instructions_name, args.run_seed),
+    )
+
+
+def gguf_arguments(parser: Parser) -> None:
+    """Write a plain or exported folder as one GGUF file for llama.cpp."""
+    parser.add_argument("--model", type=Path, required=True, help="exported folder of floats")
+    parser.add_argument("--type", choices=["f16", "q8_0"], required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the .gguf file")
+
+
+def gguf(args: Arguments) -> None:
+    from llama_nas.gguf_file import write_gguf
+
+    write_gguf(args.output, model=args.model, file_type=args.type)
 
 
 def quantize_arguments(parser: Parser) -> None:
-    """Quantize an exported folder with bitsandbytes: decoder linears INT8, the rest FP16."""
+    """Quantize an exported folder with bitsandbytes: decoder linears INT8 or NF4, the rest FP16."""
     parser.add_argument("--model", type=Path, required=True, help="exported folder")
-    parser.add_argument("--precision", choices=["int8"], required=True)
+    parser.add_argument("--precision", choices=["int8", "nf4"], required=True)
     parser.add_argument("--output", type=Path, required=True)
 
 
@@ -478,7 +506,7 @@ def benchmark_arguments(parser: Parser) -> None:
     _compute(parser)
     parser.add_argument("--model", type=Path, required=True, help="exported or quantized folder")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8"], required=True)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8", "nf4"], required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON")
 
@@ -500,7 +528,7 @@ def benchmark(args: Arguments) -> None:
 def score_arguments(parser: Parser) -> None:
     """Evaluate any Llama-family folder on any log-likelihood task of lm-eval by the search's scorer, on its own."""
     _compute(parser)
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder: plain, exported or INT8")
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder: plain, exported or quantized")
     parser.add_argument("--task", required=True, help="lm-eval task or group name, or the path of a task YAML")
     parser.add_argument("--data", type=Path, help="folder in Hub layout with the task's dataset; default: the Hub")
     parser.add_argument("--num-fewshot", type=int, help="default: the task's own")
@@ -567,8 +595,10 @@ def throughput_arguments(parser: Parser) -> None:
     """Measure tokens/s of model folders; needs the machine or device to itself."""
     _compute(parser)
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME:PRECISION=FOLDER")
-    parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--sequence-length", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="rows of a prefill")
+    parser.add_argument("--sequence-length", type=int, required=True, help="tokens of a prefill, context of a decode")
+    parser.add_argument("--new-tokens", type=int, required=True, help="tokens decoded per run")
+    parser.add_argument("--max-batch", type=int, required=True, help="the saturated decode's batch is at most this")
     parser.add_argument("--repeats", type=int, required=True, help="timed runs after warm-up")
     parser.add_argument("--output", type=Path, required=True, help="CSV")
 
@@ -581,6 +611,8 @@ def throughput(args: Arguments) -> None:
         models=args.models,
         batch_size=args.batch_size,
         sequence_length=args.sequence_length,
+        new_tokens=args.new_tokens,
+        max_batch=args.max_batch,
         repeats=args.repeats,
         device=args.device,
         threads=args.threads,
@@ -588,7 +620,7 @@ def throughput(args: Arguments) -> None:
 
 
 def summarize_arguments(parser: Parser) -> None:
-    """Summarise one task: every benchmarked model with size, accuracy and speed; the front before and after INT8."""
+    """Summarise one task: every benchmarked model with size, accuracy and speed; and its figures."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--widths", type=int, nargs="+", required=True)
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
@@ -598,7 +630,9 @@ def summarize_arguments(parser: Parser) -> None:
     parser.add_argument("--agreement", type=Path, required=True, help="JSON of `llama-nas verify`")
     parser.add_argument("--throughput", type=Path, required=True, help="CSV of `llama-nas throughput`")
     parser.add_argument("--output", type=Path, required=True, help="summary CSV")
-    parser.add_argument("--figure", type=Path, required=True, help="SVG: front before and after INT8")
+    parser.add_argument(
+        "--figures", type=Path, nargs="+", required=True, help="SVGs: front, quantized, speed, progress, depths, widths"
+    )
 
 
 def summarize(args: Arguments) -> None:
@@ -606,7 +640,7 @@ def summarize(args: Arguments) -> None:
 
     summarize_task(
         args.output,
-        figure=args.figure,
+        figures=args.figures,
         model=args.model,
         widths=args.widths,
         task=args.task,
@@ -618,14 +652,32 @@ def summarize(args: Arguments) -> None:
     )
 
 
+def cards_arguments(parser: Parser) -> None:
+    """Write a model card with scores for every exported network: the README.md to publish it with."""
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="exported folders, named by subnet id")
+    parser.add_argument("--summaries", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder: {id}.md")
+
+
+def cards(args: Arguments) -> None:
+    from llama_nas.analysis.cards import write_cards
+
+    write_cards(args.output, models=args.models, summaries=args.summaries)
+
+
 def report_arguments(parser: Parser) -> None:
     """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
-    parser.add_argument("--supernet", type=Path, required=True, help="for training.csv")
+    _seed(parser)
+    parser.add_argument("--base", type=Path, required=True, help="for the digest of its weights")
+    parser.add_argument("--supernet", type=Path, required=True, help="for training.csv and its digest")
     parser.add_argument("--summaries", type=Path, nargs="+", required=True)
-    parser.add_argument("--figures", type=Path, nargs="+", required=True)
+    parser.add_argument("--figures", type=Path, nargs="+", required=True, help="all figures of all tasks")
     parser.add_argument("--agreements", type=Path, nargs="+", required=True)
     parser.add_argument(
         "--predictors", type=Path, nargs="+", required=True, help="predictor.json of every task and round"
+    )
+    parser.add_argument(
+        "--timings", type=Path, required=True, help="folder of the jobs' benchmark files; may be absent"
     )
     parser.add_argument("--output", type=Path, required=True, help="summary.html")
 
@@ -635,11 +687,14 @@ def report(args: Arguments) -> None:
 
     write_report(
         args.output,
+        base=args.base,
         supernet=args.supernet,
         summaries=args.summaries,
         figures=args.figures,
         agreements=args.agreements,
         predictors=args.predictors,
+        seed=args.seed,
+        timings=args.timings,
     )
 
 
@@ -659,12 +714,14 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "finalists": finalists,
     "front": front,
     "export": export,
+    "gguf": gguf,
     "quantize": quantize,
     "benchmark": benchmark,
     "score": score,
     "verify": verify,
     "throughput": throughput,
     "summarize": summarize,
+    "cards": cards,
     "report": report,
 }
 

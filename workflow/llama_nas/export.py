@@ -1,8 +1,10 @@
-"""Export of one sub-network as a standalone Hugging Face folder.
+"""Export of one sub-network as a standalone folder that needs nothing of this project, in one of three forms.
 
-A network whose kept layers are equally wide is a plain Llama of that depth and width: any software loads it. One of
-mixed widths carries `modeling_subnet.py`, which builds each MLP at the width that `per_layer_config` states; or, in the
-form `padded`, zeros up to its widest layer, and is a plain Llama, too: silu(0) * 0 = 0, so it computes the same.
+hf: a network whose kept layers are equally wide is a plain Llama of that depth and width, which any software loads.
+One of mixed widths carries `modeling_subnet.py`, which builds each MLP at the width that `per_layer_config` states.
+padded: zeros up to the widest layer, so that any widths make a plain Llama: silu(0) * 0 = 0 computes the same.
+deci: the `block_configs` of DeciLM (Nemotron-NAS), read by vLLM, SGLang, TensorRT-LLM, MLX, llama.cpp's converter.
+Their readers know widths in multiples of 256 only; other widths are filled up with zeros, too.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from llama_nas.artifacts import atomic_folder, file_digest, read_json, write_jso
 from llama_nas.elastic import subnet_state_dict
 from llama_nas.errors import UserError
 from llama_nas.hf_folder import (
+    CARD_FILE,
+    DECI_CONFIGURATION_FILE,
     MODELING_FILE,
     SIDE_FILES,
     SUBNET_FILE,
@@ -35,6 +39,7 @@ from llama_nas.hf_folder import (
     copy_files,
     weight_files,
 )
+from llama_nas.model_card import Provenance, model_card
 from llama_nas.progress import track
 from llama_nas.space import PRECISIONS, ModelShape, SearchSpace, Subnet, format_bytes
 
@@ -44,6 +49,8 @@ SHARD_BYTES = 5 * 10**9  # one shard is in memory at a time
 STORED_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 StateDict = dict[str, torch.Tensor]
 Cut = Callable[[StateDict], StateDict]  # some of the super-network's tensors -> those of the export
+FORMS = ("hf", "padded", "deci")
+DECI_MULTIPLE = 256  # of a width that `ffn_mult` can express (vLLM, nemotron_nas.py)
 SUBNET_CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
@@ -58,18 +65,26 @@ class Piece:
     bytes: int
 
 
-def export_subnet(output: Path, supernet: Path, widths: Sequence[int], subnet_id: str, padded: bool = False) -> None:
-    """Write the sub-network `subnet_id` of `supernet` as a Hugging Face folder in the super-network's stored dtype.
+def export_subnet(
+    output: Path,
+    supernet: Path,
+    widths: Sequence[int],
+    subnet_id: str,
+    form: str = "hf",
+    provenance: Provenance | None = None,
+) -> None:
+    """Write the sub-network `subnet_id` of `supernet` as a model folder in the super-network's stored dtype.
 
-    widths: the space's width list, full width first. The folder also says in `subnet.json` which network it is.
-    padded: all kept layers as wide as the widest of them, with zeros: larger than the network, but plain.
-    Raises UserError for an id that does not fit the model or weights that do not fit their config.
+    widths: the space's width list, full width first. form: one of FORMS. The folder also says which network it is
+    (`subnet.json`) and, as a model card, what it is made of and how to load it (`README.md`).
+    Raises UserError for an id that does not fit the model, weights that do not fit their config, or an architecture
+    that the form cannot express.
     """
     shape = check_base(supernet)
     space = SearchSpace.for_model(shape, [shape.num_hidden_layers], widths)
     subnet = space.parse(subnet_id)
-    stored = padded_subnet(subnet) if padded else subnet
-    config = subnet_config(read_json(supernet / "config.json"), stored)
+    stored = stored_subnet(subnet, form)
+    config = form_config(read_json(supernet / "config.json"), stored, shape, form)
     files = weight_files(supernet)
     cut = partial(_cut, subnet=subnet, stored=stored)
     pieces = list(_pieces(files, cut, tied=shape.tie_word_embeddings))
@@ -79,20 +94,35 @@ def export_subnet(output: Path, supernet: Path, widths: Sequence[int], subnet_id
             f"{supernet}: the weights of {subnet_id} have {parameters} parameters where config.json "
             f"means {shape.parameters(stored)}"
         )
+    record = describe(subnet_id, subnet, stored, shape, files, form)
     with atomic_folder(output) as folder:
         write_json(folder / "config.json", config)
         _write_weights(folder, pieces, cut)
         copy_files(supernet, folder, SIDE_FILES)
-        if "auto_map" in config:
-            copy_files(Path(__file__).parent, folder, [MODELING_FILE])
-        write_json(folder / SUBNET_FILE, describe(subnet_id, subnet, stored, shape, files))
+        for name in (MODELING_FILE, DECI_CONFIGURATION_FILE):
+            if any(value.startswith(f"{Path(name).stem}.") for value in config.get("auto_map", {}).values()):
+                copy_files(Path(__file__).parent, folder, [name])
+        write_json(folder / SUBNET_FILE, record)
+        (folder / CARD_FILE).write_text(model_card(record, provenance or Provenance()), encoding="utf-8")
     log.info("%s: %d parameters, %s", subnet_id, parameters, format_bytes(sum(piece.bytes for piece in pieces)))
 
 
-def padded_subnet(subnet: Subnet) -> Subnet:
-    """The network with all kept layers as wide as the widest of them."""
+def stored_subnet(subnet: Subnet, form: str) -> Subnet:
+    """The network as a form holds it: the same kept layers, as wide or wider."""
+    if form == "hf":
+        return subnet
     widest = max(subnet.kept_widths)
-    return Subnet(tuple(None if width is None else widest for width in subnet.widths))
+    return Subnet(
+        tuple(
+            None if width is None else widest if form == "padded" else -(-width // DECI_MULTIPLE) * DECI_MULTIPLE
+            for width in subnet.widths
+        )
+    )
+
+
+def form_config(config: dict, stored: Subnet, shape: ModelShape, form: str) -> dict:
+    """The `config.json` of a form, from that of the super-network; raises UserError where the form has none."""
+    return deci_config(config, stored, shape) if form == "deci" else subnet_config(config, stored)
 
 
 def _cut(tensors: StateDict, subnet: Subnet, stored: Subnet) -> StateDict:
@@ -131,7 +161,58 @@ def subnet_config(config: dict, subnet: Subnet) -> dict:
     }
 
 
-def describe(subnet_id: str, subnet: Subnet, stored: Subnet, shape: ModelShape, files: Sequence[Path]) -> dict:
+def deci_config(config: dict, subnet: Subnet, shape: ModelShape) -> dict:
+    """The `config.json` of the form deci; widths are multiples of DECI_MULTIPLE.
+
+    Keys as in the published Nemotron-NAS checkpoints; vLLM prefers `ffn_mult` to a width where it finds both, and the
+    other readers know nothing else, so it is the only one written. Raises UserError for anything but a Llama without
+    biases: that is all these readers compute alike.
+    """
+    reasons = {
+        f"model_type is '{shape.model_type}'": shape.model_type != "llama",
+        "it has biases": shape.attention_bias or shape.mlp_bias,
+        "head_dim is not hidden_size / num_attention_heads": (
+            shape.head_dim * shape.num_attention_heads != shape.hidden_size
+        ),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise UserError(f"config.json: {reason}, which the form 'deci' has no way to say; use hf or padded")
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0)
+    scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
+    attention = {
+        "no_op": False,
+        "replace_with_linear": False,
+        "n_heads_in_group": shape.num_attention_heads // shape.num_key_value_heads,
+    }
+    unused = ("_name_or_path", "rope_parameters", "dtype", "torch_dtype")
+    return {key: value for key, value in config.items() if key not in unused} | {
+        "architectures": ["DeciLMForCausalLM"],
+        "model_type": "nemotron-nas",
+        "auto_map": {"AutoConfig": f"{Path(DECI_CONFIGURATION_FILE).stem}.DeciLMConfig"},
+        "num_hidden_layers": subnet.layers,
+        "intermediate_size": max(subnet.kept_widths),
+        "rope_theta": theta,  # beside each other as before transformers 5: what every reader knows
+        "rope_scaling": rope if scaled else None,
+        "torch_dtype": config.get("dtype") or config.get("torch_dtype") or "float32",
+        "block_configs": [
+            {
+                "attention": attention,
+                "ffn": {
+                    "no_op": False,
+                    "replace_with_linear": False,
+                    "ffn_mult": round(1.5 * width / shape.hidden_size, 6),  # readers round up from int(2 / 3 of it)
+                },
+            }
+            for width in subnet.kept_widths
+        ],
+    }
+
+
+def describe(
+    subnet_id: str, subnet: Subnet, stored: Subnet, shape: ModelShape, files: Sequence[Path], form: str
+) -> dict:
     """The contents of `subnet.json`; bytes are of the weights alone, at each precision.
 
     stored: the network as the folder has it, with its padding.
@@ -139,13 +220,15 @@ def describe(subnet_id: str, subnet: Subnet, stored: Subnet, shape: ModelShape, 
     mixed = len(set(stored.kept_widths)) > 1
     return {
         "subnet_id": subnet_id,
+        "form": form,
         "layers": subnet.layers,
         "kept_layers": subnet.kept,
         "widths": subnet.kept_widths,
+        "stored_widths": stored.kept_widths,
         "parameters": shape.parameters(subnet),
         "stored_parameters": shape.parameters(stored),
         "size_bytes": {precision: shape.size_bytes(subnet, precision) for precision in PRECISIONS},
-        "requires": {"transformers": ">=5.14", "trust_remote_code": True} if mixed else {},
+        "requires": {"transformers": ">=5.14", "trust_remote_code": True} if mixed and form == "hf" else {},
         "supernet_sha256": {path.name: file_digest(path) for path in files},
         "llama_nas": __version__,
     }

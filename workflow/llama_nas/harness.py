@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from llama_nas.artifacts import read_json, write_json
-from llama_nas.hf_folder import load_model
+from llama_nas.hf_folder import load_model, stored_quantization
 from llama_nas.scoring.score import full_network, score_trie
 from llama_nas.space import ModelShape
 from llama_nas.tasks.definitions import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, load_task
@@ -89,10 +89,11 @@ def score_folder(
     dtype: fp32, bf16 or fp16, unless the folder is quantized. Raises UserError for a model, task or data that are not
     there or not supported.
     """
-    quantization = read_json(model / "config.json").get("quantization_config", {})
+    config = read_json(model / "config.json")
+    precision = stored_quantization(config) or dtype
     definition = load_task(task, data_root=data_root, subtasks=subtasks)
     torch.set_num_threads(threads)
-    loaded = load_model(model, "int8" if quantization else dtype, device)
+    loaded = load_model(model, precision, device)
     results = lm_eval.simple_evaluate(
         model=TrieLM(loaded, chunk_tokens, group_tokens, tokenizer=str(model)),
         tasks=[definition],
@@ -107,8 +108,8 @@ def score_folder(
     print(make_table(results))
     if results.get("groups"):
         print(make_table(results, "groups"))
-    threshold = quantization.get("llm_int8_threshold")
-    if threshold:
+    if precision == "int8":
+        threshold = config["quantization_config"]["llm_int8_threshold"]
         print(
             f"LLM.int8 with outlier threshold {threshold}: a result depends on what is computed together, here chunks "
             f"of {chunk_tokens} tokens"
@@ -116,7 +117,7 @@ def score_folder(
     if output is not None:
         keys = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better")
         settings = {
-            "dtype": "int8" if quantization else dtype,
+            "dtype": precision,
             "chunk_tokens": chunk_tokens,
             "group_tokens": group_tokens,
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_nas.artifacts import read_json
 from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, Subnet
+from llama_nas.space import QUANTIZED, ModelShape, Subnet
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -28,7 +28,9 @@ TOKENIZER_FILES = (
 SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 SUBNET_FILE = "subnet.json"  # in an export: which network it is
+CARD_FILE = "README.md"  # in an export: the model card
 MODELING_FILE = "modeling_subnet.py"  # in an export of mixed widths: how to build it
+DECI_CONFIGURATION_FILE = "configuration_decilm.py"  # in an export of the form deci: its block configs as objects
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -77,12 +79,27 @@ def network_of(config: dict) -> Subnet:
     )
 
 
+def stored_quantization(config: dict) -> str | None:
+    """The precision that a config.json's `quantization_config` means: int8, nf4, or None for floats."""
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return None
+    return "int8" if quantization.get("load_in_8bit") else str(quantization.get("bnb_4bit_quant_type", "unknown"))
+
+
+def check_precision(folder: Path, precision: str) -> None:
+    """Raise UserError if a folder's weights cannot be used in `precision`: quantized ones only in their own."""
+    stored = stored_quantization(read_json(folder / "config.json")) or "float"
+    if stored != (precision if precision in QUANTIZED else "float"):
+        raise UserError(f"{folder}: holds {stored} weights, asked for {precision}")
+
+
 def load_model(folder: Path, precision: str, device: str = "cpu", quantization: Any = None) -> Any:
     """Load a plain, exported or quantized folder in eval mode, by our own copy of the modelling code.
 
-    precision: fp32, bf16 or fp16, or int8 for a folder written by `llama-nas quantize`. quantization: a transformers
-    quantization config, to quantize a folder of floats while loading. Nothing is downloaded, unpickled or run from
-    the folder. Raises UserError if the weights are not exactly those that the config means.
+    precision: fp32, bf16 or fp16, or int8 or nf4 for a folder written by `llama-nas quantize`. quantization: a
+    transformers quantization config, to quantize a folder of floats while loading. Nothing is downloaded, unpickled or
+    run from the folder. Raises UserError if the weights are not exactly those that the config means.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -90,17 +107,15 @@ def load_model(folder: Path, precision: str, device: str = "cpu", quantization: 
     config = read_json(folder / "config.json")
     shape = ModelShape.from_folder(folder)
     weight_files(folder)
-    stored_int8 = "quantization_config" in config
-    if stored_int8 != (precision == "int8"):
-        raise UserError(f"{folder}: holds {'int8' if stored_int8 else 'float'} weights, asked for {precision}")
+    check_precision(folder, precision)
     loader: Any = AutoModelForCausalLM
     if "per_layer_config" in config:
         from llama_nas import modeling_subnet
 
         loader = getattr(modeling_subnet, config["architectures"][0])
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float16}[precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    if stored_int8 or quantization is not None:
+    if precision in QUANTIZED or quantization is not None:
         options["device_map"] = {"": device}
     if quantization is not None:
         options["quantization_config"] = quantization
@@ -109,7 +124,7 @@ def load_model(folder: Path, precision: str, device: str = "cpu", quantization: 
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: cannot load the model: {str(error).splitlines()[0]}") from error
     wrong = {kind: sorted(names) for kind, names in report.items() if names}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = model.num_parameters()  # of packed 4-bit weights, too
     expected = shape.parameters(network_of(config))
     if wrong or parameters != expected:
         raise UserError(f"{folder}: has {parameters} parameters where config.json means {expected}; {wrong}")

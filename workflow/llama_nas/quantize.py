@@ -1,10 +1,11 @@
-"""LLM.int8 (bitsandbytes) of a model folder: decoder linears INT8, embedding, head and norms FP16."""
+"""A model folder quantized by bitsandbytes: decoder linears INT8 or NF4; embedding, head and norms FP16."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
+import torch
 from transformers import BitsAndBytesConfig
 
 from llama_nas.artifacts import atomic_folder
@@ -15,19 +16,27 @@ log = logging.getLogger(__name__)
 
 # Activations beyond it stay FP16: the value of the LLM.int8 paper (arXiv 2208.07339) and bitsandbytes' default.
 OUTLIER_THRESHOLD = 6.0
+KEPT = ["lm_head"]
+# int8: LLM.int8, what the paper uses (section 4.4). nf4: the 4-bit type of QLoRA (arXiv 2305.14314).
+CONFIGS = {
+    "int8": {"load_in_8bit": True, "llm_int8_threshold": OUTLIER_THRESHOLD, "llm_int8_skip_modules": KEPT},
+    "nf4": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": torch.float16,
+        "llm_int8_skip_modules": KEPT,
+    },
+}
 
 
 def quantize_folder(output: Path, model: Path, precision: str = "int8") -> None:
     """Quantize a plain or exported folder and write it in the same layout; always on the CPU, so that bytes are equal.
 
-    Raises UserError for a folder that cannot be loaded or is quantized already.
+    precision: int8 or nf4. Raises UserError for a folder that cannot be loaded or is quantized already.
     """
-    if precision != "int8":
-        raise UserError(f"--precision '{precision}' is not known; known: int8")
-    quantization = BitsAndBytesConfig(
-        load_in_8bit=True, llm_int8_threshold=OUTLIER_THRESHOLD, llm_int8_skip_modules=["lm_head"]
-    )
-    network = load_model(model, "fp16", quantization=quantization)
+    if precision not in CONFIGS:
+        raise UserError(f"--precision '{precision}' is not known; known: {', '.join(CONFIGS)}")
+    network = load_model(model, "fp16", quantization=BitsAndBytesConfig(**CONFIGS[precision]))
     with atomic_folder(output) as folder:
         network.save_pretrained(folder, max_shard_size="5GB")
         copy_files(model, folder, [*SIDE_FILES, SUBNET_FILE, MODELING_FILE])

@@ -25,7 +25,9 @@ GIB = 2**30
 GB = 10**9
 
 BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2}
-PRECISIONS = (*BYTES_PER_WEIGHT, "int8")
+QUANTIZED = ("int8", "nf4")
+PRECISIONS = (*BYTES_PER_WEIGHT, *QUANTIZED)
+NF4_BLOCK = 64  # weights that share one fp32 scale
 # What transformers takes for a key that config.json leaves out, where it is not the value derived from the others.
 DEFAULTS: dict[str, dict[str, int]] = {
     "llama": {},
@@ -146,23 +148,30 @@ class ModelShape:
         )
         return embeddings + self.hidden_size + layers
 
+    def decoder_weights(self, subnet: Subnet) -> int:
+        """Entries of the decoder layers' matrices: one multiplication and one addition each per token."""
+        return sum(rows * columns for width in subnet.kept_widths for rows, columns, _ in self._linears(width))
+
     def size_bytes(self, subnet: Subnet, precision: str = "fp16") -> int:
         """Bytes of the weights.
 
-        `int8` is what bitsandbytes stores: decoder linears at 1 byte plus one fp32 scale per output row,
-        everything else (embedding, head, norms, biases) at 2 bytes.
+        What bitsandbytes stores, everything but the decoder linears' matrices (embedding, head, norms, biases) at
+        2 bytes. `int8`: 1 byte plus one fp32 scale per output row. `nf4`: half a byte plus one fp32 scale per
+        NF4_BLOCK weights (QLoRA, arXiv 2305.14314, without double quantization).
         """
         total = self.parameters(subnet)
         if precision in BYTES_PER_WEIGHT:
             return total * BYTES_PER_WEIGHT[precision]
-        if precision != "int8":
+        if precision not in QUANTIZED:
             raise ValueError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)}")
-        weights = scales = 0
+        stored = 0
         for width in subnet.kept_widths:
             for rows, columns, _bias in self._linears(width):
-                weights += rows * columns
-                scales += 4 * rows
-        return weights + scales + 2 * (total - weights)
+                if precision == "int8":
+                    stored += rows * columns + 4 * rows
+                else:
+                    stored += -(-rows * columns // 2) + 4 * -(-rows * columns // NF4_BLOCK)
+        return stored + 2 * (total - self.decoder_weights(subnet))
 
 
 def kept_layers(depth_selection: str, depth: int, num_layers: int) -> tuple[int, ...]:

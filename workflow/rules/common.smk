@@ -11,7 +11,7 @@ from llama_nas.code_digest import code_digest
 from llama_nas.config import check_config, config_name, dataset_revision, local_base, task_dataset
 from llama_nas.errors import UserError
 from llama_nas.pareto import spread
-from llama_nas.space import BYTES_PER_WEIGHT, ModelShape, Subnet
+from llama_nas.space import BYTES_PER_WEIGHT, QUANTIZED, ModelShape, Subnet
 
 try:
     config = check_config(config, name=config_name(workflow.configfiles[-1]))
@@ -41,7 +41,7 @@ DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"
 
 wildcard_constraints:
     task="|".join(config["tasks"]),
-    precision="fp32|bf16|fp16|int8",
+    precision="fp32|bf16|fp16|int8|nf4",
     id="[0-9a-z]+",
     round="[0-9]+|final|all",
     shard="[0-9]+",
@@ -197,10 +197,47 @@ def compared(task):
     return [(id, precision) for id in ids for precision in config["benchmark"]["precisions"]]
 
 
+def exported():
+    """Ids of all exported networks: the members of all fronts and the full super-network, each once."""
+    ids = [id for task in config["tasks"] for id, _ in compared(task) if id != "pretrained"]
+    return list(dict.fromkeys(ids))
+
+
+FORM_FILES = {
+    "hf": "results/subnets/{id}",
+    "padded": "results/padded/{id}",
+    "deci": "results/deci/{id}",
+    "gguf-f16": "results/gguf/{id}-f16.gguf",
+    "gguf-q8_0": "results/gguf/{id}-q8_0.gguf",
+}
+
+
+def all_exports(wildcards):
+    return [FORM_FILES[form].format(id=id) for form in config["export"]["formats"] for id in exported()]
+
+
+def exported_folders(wildcards):
+    return [FORM_FILES["hf"].format(id=id) for id in exported()]
+
+
+def base_name():
+    """What the base model is, for the model card."""
+    base = config["base"]
+    if base["source"] == "hub":
+        return f"{base['hub_id']}@{base['revision']}"
+    return base.get("path", "embedded world")
+
+
+def instructions_name():
+    """What the super-network was fine-tuned on, for the model card."""
+    source = config.get("instructions", {"path": "embedded world"})
+    return source.get("path") or f"{source['hub_id']}@{source['revision']}"
+
+
 def folder(id, precision):
     """The folder that holds network `id` in `precision`; the float precisions are loaded from one folder."""
-    if precision == "int8":
-        return f"results/quantized/{id}/int8"
+    if precision in QUANTIZED:
+        return f"results/quantized/{id}/{precision}"
     return "results/base" if id == "pretrained" else f"results/subnets/{id}"
 
 

@@ -1,11 +1,11 @@
-# Reads: results/supernet/, a subnet id. Writes: results/subnets/{id}/, results/quantized/{id}/, results/benchmarks/,
-# results/agreement/, results/timings/throughput/. {id} is a subnet id, or `pretrained` for the base model.
+# Reads: results/supernet/, a subnet id. Writes: results/subnets/{id}/ and its other forms, results/padded/, results/deci/
+# and results/gguf/; results/quantized/{id}/, results/benchmarks/, results/agreement/, results/timings/throughput/. {id} is a subnet id, or `pretrained` for the base model.
 
 BENCHMARK = config["benchmark"]
 
 
 rule export:
-    """Export a sub-network, by id, as a standalone Hugging Face folder, mixed widths or padded; needs no search."""
+    """Export a sub-network, by id, in one of the forms of a model folder; needs no search."""
     input:
         supernet="results/supernet",
     output:
@@ -15,7 +15,7 @@ rule export:
     benchmark:
         "results/timings/jobs/export/{form}/{id}.tsv"
     wildcard_constraints:
-        form="subnets|padded",
+        form="subnets|padded|deci",
     conda:
         "../../envs/score.yaml"
     container:
@@ -27,14 +27,51 @@ rule export:
     params:
         code=code_digest("export"),
         widths=WIDTHS,
-        form=lambda wildcards: "--padded" if wildcards.form == "padded" else "",
+        form=lambda wildcards: "hf" if wildcards.form == "subnets" else wildcards.form,
+        base=base_name(),
+        instructions=instructions_name(),
+        seed=config["seed"],
     shell:
-        "llama-nas export --code {params.code} --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} {params.form} "
-        "--output {output} 2> {log}"
+        "llama-nas export --code {params.code} --widths {params.widths} --supernet {input.supernet} --subnet {wildcards.id} "
+        "--form {params.form} --base-name {params.base:q} --instructions-name {params.instructions:q} "
+        "--run-seed {params.seed} --output {output} 2> {log}"
+
+
+rule gguf:
+    """Write an export as one GGUF file for llama.cpp."""
+    input:
+        model="results/subnets/{id}",
+    output:
+        "results/gguf/{id}-{type}.gguf",
+    log:
+        "logs/gguf/{id}-{type}.log",
+    benchmark:
+        "results/timings/jobs/gguf/{id}-{type}.tsv"
+    wildcard_constraints:
+        type="f16|q8_0",
+    conda:
+        "../../envs/score.yaml"
+    container:
+        image("score")
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=60,
+    params:
+        code=code_digest("gguf"),
+    shell:
+        "llama-nas gguf --code {params.code} --type {wildcards.type} --model {input.model} --output {output} 2> {log}"
+
+
+rule exports:
+    """Every exported network in every form of `export.formats`."""
+    input:
+        all_exports,
+    localrule: True
 
 
 rule quantize:
-    """Quantize a folder with bitsandbytes: decoder linears INT8, the rest FP16 (paper, section 4.4)."""
+    """Quantize a folder with bitsandbytes: decoder linears INT8 (paper, section 4.4) or NF4, the rest FP16."""
     input:
         model=unquantized_folder,
     output:

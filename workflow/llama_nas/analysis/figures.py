@@ -1,4 +1,7 @@
-"""Figures as SVG text: same data, same bytes. Colours are Okabe and Ito's, and every series has its own marker."""
+"""Figures as SVG text: same data, same bytes. Colours are Okabe and Ito's, and every series has its own marker.
+
+Every figure of a task is drawn from the same three tables: its summary, what the search evaluated, and its front.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -16,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llama_nas.analysis.judgement import Metric
-from llama_nas.pareto import non_dominated
+from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.space import GB, GIB
 
 BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D00000", "#009E73", "#CC79A7", "#9A9A9A"
@@ -31,21 +35,20 @@ STYLE: dict[Any, Any] = {
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.5,
 }
+PRECISION_MARKS = (("fp16", BLUE, "o"), ("int8", ORANGE, "D"), ("nf4", PURPLE, "^"))
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
-    """Size against score: all evaluated networks, the front before and after INT8, and the base (paper, Figures 1-5).
+    """Size against score: all evaluated networks, the front, the exported members and the base (paper, Figures 1-4).
 
     summary: a summary table of one task; evaluations and front: what the search measured on the super-network itself.
     """
-    metric = Metric(summary["metric"].iloc[0], bool(summary["higher_is_better"].iloc[0]))
-    scale = 100 if metric.is_share else 1
-    unit, unit_bytes, binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
-    with _figure(5.6, 5.0) as (figure, axes):
+    task = _Task(summary, evaluations)
+    with _figure(5.6, 5.0) as (figure, (axes,)):
         axes.scatter(
-            evaluations["size_bytes"] / unit_bytes,
-            scale * evaluations[metric.name],
+            evaluations["size_bytes"] / task.unit_bytes,
+            task.scale * evaluations[task.metric.name],
             s=14,
             color=GREY,
             alpha=0.55,
@@ -54,49 +57,138 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         )
         on_front = front.sort_values("size_bytes")
         axes.plot(
-            on_front["size_bytes"] / unit_bytes,
-            scale * on_front[metric.name],
+            on_front["size_bytes"] / task.unit_bytes,
+            task.scale * on_front[task.metric.name],
             color="#555555",
             linewidth=1,
             label=f"front of the search ({len(front)}, {_items(front)})",
         )
-        exported = summary[summary["role"] != "pretrained"]
-        for precision, color, marker, label in (
-            ("fp16", BLUE, "o", "exported, FP16"),
-            ("int8", ORANGE, "D", "exported, INT8"),
-        ):
-            rows = exported[exported["precision"] == precision]
-            _points(axes, rows, unit_bytes, scale, color, marker, label)
-            _front_line(axes, rows, unit_bytes, scale, color, metric)
-        tuned = exported[(exported["role"] == "full") & (exported["precision"] == "fp16")]
-        _points(axes, tuned, unit_bytes, scale, GREEN, "s", "full-size super-network, FP16")
-        base = summary[(summary["role"] == "pretrained") & (summary["precision"] == "fp16")]
-        _points(axes, base, unit_bytes, scale, RED, "*", "pre-trained base, FP16", size=14)
-        picked = summary[summary["recommended"] & (summary["precision"] == "fp16")]
-        axes.scatter(
-            picked["size_bytes"] / unit_bytes,
-            scale * picked["value"],
-            s=190,
-            facecolors="none",
-            edgecolors="black",
-            linewidths=1.2,
-            zorder=4,
-            label="recommended",
-        )
-        chance = float(summary["chance"].iloc[0])
-        if not math.isnan(chance):
-            axes.axhline(scale * chance, color="black", linestyle=":", linewidth=1, label="chance")
-        axes.set_xlabel(f"size of the weights ({unit}; top: {unit[0]}iB)")
-        axes.set_ylabel(f"{metric.name}{' (%)' if metric.is_share else ''}, {metric.direction}")
-        bars = " (bars: ± 1 standard error)" if summary["stderr"].notna().any() else ""
-        axes.set_title(f"{summary['task'].iloc[0]}{bars}", fontsize=12)
-        axes.margins(x=0.06, y=0.08)
-        binary, back = (
-            partial(np.multiply, factor) for factor in (unit_bytes / binary_bytes, binary_bytes / unit_bytes)
-        )
-        axes.secondary_xaxis("top", functions=(binary, back))
+        half = summary[(summary["role"] == "member") & (summary["precision"] == "fp16")]
+        task.points(axes, half, "size_bytes", BLUE, "o", "exported, FP16")
+        task.landmarks(axes, "size_bytes")
+        task.chance_line(axes)
+        task.size_axes(figure, axes)
+        task.score_axis(axes)
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
+
+
+def quantized_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+    """The front before and after quantization, by stock lm-eval on the exported folders (paper, Figure 5)."""
+    task = _Task(summary, evaluations)
+    exported = summary[summary["role"] != "pretrained"]
+    with _figure(5.6, 4.6) as (figure, (axes,)):
+        for precision, color, marker in PRECISION_MARKS:
+            rows = exported[exported["precision"] == precision]
+            task.points(axes, rows, "size_bytes", color, marker, f"exported, {precision.upper()}")
+            task.front_line(axes, rows, color)
+        base = summary[(summary["role"] == "pretrained") & (summary["precision"] == "fp16")]
+        task.points(axes, base, "size_bytes", RED, "*", "pre-trained base, FP16", size=14)
+        task.chance_line(axes)
+        task.size_axes(figure, axes)
+        task.score_axis(axes)
+        figure.legend(loc="outside lower center", ncols=2)
+        return _svg(figure)
+
+
+def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+    """Measured tokens/s against score, a panel per phase (paper, Figure 2, right)."""
+    task = _Task(summary, evaluations)
+    phases = [
+        ("tokens_per_second", "prefill"),
+        ("decode_tokens_per_second", "decode, batch 1"),
+        ("decode_saturated_tokens_per_second", "decode, saturated"),
+    ]
+    with _figure(5.6, 8.4, rows=3) as (figure, panels):
+        for axes, (column, label) in zip(panels, phases, strict=True):
+            measured = summary[summary[column].notna()]
+            for precision, color, marker in PRECISION_MARKS:
+                rows = measured[(measured["role"] != "pretrained") & (measured["precision"] == precision)]
+                task.points(axes, rows, column, color, marker, f"exported, {precision.upper()}")
+            base = measured[(measured["role"] == "pretrained") & (measured["precision"] == "fp16")]
+            task.points(axes, base, column, RED, "*", "pre-trained base, FP16", size=14)
+            axes.set_xlabel(f"{label}: tokens/s")
+            axes.set_xlim(left=0)
+            task.score_axis(axes, title=False)
+        panels[0].set_title(str(summary["task"].iloc[0]), fontsize=12)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return _svg(figure)
+
+
+def progress_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+    """Hypervolume of the front of the first n evaluations, relative to the last, over n; rounds as lines."""
+    task = _Task(summary, evaluations)
+    cost = [-task.metric.improvement(value, 0.0) for value in evaluations[task.metric.name]]
+    objectives = np.column_stack([evaluations["size_bytes"].astype(float), cost])
+    low, high = objectives.min(axis=0), objectives.max(axis=0)
+    scaled = (objectives - low) / np.where(high > low, high - low, 1)
+    reference = np.array([1.1, 1.1])
+    volumes = np.array([hypervolume(scaled[:n], reference) for n in range(1, len(scaled) + 1)])
+    with _figure(5.6, 3.6) as (figure, (axes,)):
+        axes.step(range(1, len(volumes) + 1), 100 * volumes / volumes[-1], where="post", color=BLUE, linewidth=1.6)
+        for boundary in np.flatnonzero(np.diff(evaluations["round"])) + 1:
+            axes.axvline(boundary + 0.5, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xlabel("networks evaluated (dotted: a new round)")
+        axes.set_ylabel("hypervolume of the front\n(% of the last)")
+        axes.set_title(str(summary["task"].iloc[0]), fontsize=12)
+        return _svg(figure)
+
+
+def depth_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+    """Share of each layer count among the networks at or above a percentile of the scores (paper, Figure 6)."""
+    task = _Task(summary, evaluations)
+    percentiles = np.arange(0, 100, 5)
+    groups = [task.above(percentile) for percentile in percentiles]
+    with _figure(5.6, 3.8) as (figure, (axes,)):
+        for (depth, color), marker in zip(_depth_colors(evaluations), "osD^v<>ph*", strict=False):
+            shares = [100 * (group["layers"] == depth).mean() for group in groups]
+            axes.plot(percentiles, shares, color=color, marker=marker, markersize=4, label=f"{depth} layers")
+        for percentile in (0, 25, 50, 75, 90, 95):
+            count = len(groups[int(percentile // 5)])
+            axes.annotate(f"n={count}", (percentile, 101), ha="center", fontsize=7.5, annotation_clip=False)
+        axes.set_ylim(-2, 104)
+        axes.set_xlabel("percentile of the score (n: networks behind the shares)")
+        axes.set_ylabel("share of networks (%)")
+        axes.set_title(str(summary["task"].iloc[0]), fontsize=12, pad=12)
+        figure.legend(loc="outside lower center", ncols=4)
+        return _svg(figure)
+
+
+def width_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+    """Share of narrow MLPs by layer among good networks of one depth (paper, Figures 7-9).
+
+    The depth is the one that most networks of the best quarter have.
+    """
+    task = _Task(summary, evaluations)
+    depth = int(task.above(75)["layers"].mode().iloc[-1])
+    with _figure(5.6, 3.8) as (figure, (axes,)):
+        for offset, (percentile, color) in enumerate(((50, GREY), (75, ORANGE), (90, BLUE))):
+            good = task.above(percentile)
+            codes = [subnet_id.replace("x", "") for subnet_id in good.loc[good["layers"] == depth, "subnet_id"]]
+            if not codes:
+                continue
+            shares = np.mean([[code != "0" for code in row] for row in codes], axis=0)
+            positions = np.arange(1, depth + 1) + 0.27 * (offset - 1)
+            label = f"best {100 - percentile} % (n={len(codes)})"
+            axes.bar(positions, 100 * shares, width=0.27, color=color, label=label)
+        axes.axhline(50, color="black", linestyle=":", linewidth=1)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel(f"kept layer, counted from 1 (networks of {depth} layers)")
+        axes.set_ylabel("narrower than full (%)")
+        axes.set_title(str(summary["task"].iloc[0]), fontsize=12)
+        figure.legend(loc="outside lower center", ncols=3)
+        return _svg(figure)
+
+
+FIGURES = {
+    "front": front_figure,
+    "quantized": quantized_figure,
+    "speed": speed_figure,
+    "progress": progress_figure,
+    "depths": depth_figure,
+    "widths": width_figure,
+}
 
 
 def training_figure(training: pd.DataFrame) -> str:
@@ -104,7 +196,7 @@ def training_figure(training: pd.DataFrame) -> str:
 
     training: columns step, kind (`full` or `subnet`), loss (nats per response token).
     """
-    with _figure(5.6, 3.6) as (figure, axes):
+    with _figure(5.6, 3.6) as (figure, (axes,)):
         for kind, color, label in (("full", GREEN, "full-network steps"), ("subnet", PURPLE, "sub-network steps")):
             steps = training[training["kind"] == kind]
             if steps.empty:
@@ -124,31 +216,88 @@ def smoothing_window(steps: int) -> int:
     return steps // 20 | 1
 
 
-def _points(
-    axes: Axes, rows: pd.DataFrame, unit_bytes: int, scale: int, color: str, marker: str, label: str, size: int = 7
-) -> None:
-    if rows.empty:
-        return
-    axes.errorbar(
-        rows["size_bytes"] / unit_bytes,
-        scale * rows["value"],
-        yerr=scale * rows["stderr"].fillna(0),
-        fmt=marker,
-        color=color,
-        markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
-        elinewidth=1.2,
-        capsize=2.5,
-        label=label,
-    )
+class _Task:
+    """What all figures of one task share: its metric, the unit of sizes, and how points and axes are drawn."""
+
+    def __init__(self, summary: pd.DataFrame, evaluations: pd.DataFrame):
+        self.summary = summary
+        self.evaluations = evaluations
+        self.metric = Metric(summary["metric"].iloc[0], bool(summary["higher_is_better"].iloc[0]))
+        self.scale = 100 if self.metric.is_share else 1
+        self.unit, self.unit_bytes, self.binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
+
+    def above(self, percentile: float) -> pd.DataFrame:
+        """The evaluated networks whose score is at or above a percentile of all, better being higher."""
+        gains = self.metric.improvement(self.evaluations[self.metric.name], 0.0)
+        return self.evaluations[gains >= np.percentile(gains, percentile)]
+
+    def points(
+        self, axes: Axes, rows: pd.DataFrame, column: str, color: str, marker: str, label: str, size: int = 7
+    ) -> None:
+        """Rows of the summary at `column` against the score, with their standard errors."""
+        if rows.empty:
+            return
+        axes.errorbar(
+            rows[column] / (self.unit_bytes if column == "size_bytes" else 1),
+            self.scale * rows["value"],
+            yerr=self.scale * rows["stderr"].fillna(0),
+            fmt=marker,
+            color=color,
+            markersize=size,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=label,
+        )
+
+    def landmarks(self, axes: Axes, column: str) -> None:
+        """Base, full-size super-network and the recommended network, in FP16."""
+        half = self.summary[self.summary["precision"] == "fp16"]
+        self.points(axes, half[half["role"] == "full"], column, GREEN, "s", "full-size super-network, FP16")
+        self.points(axes, half[half["role"] == "pretrained"], column, RED, "*", "pre-trained base, FP16", size=14)
+        picked = half[half["recommended"]]
+        axes.scatter(
+            picked[column] / self.unit_bytes,
+            self.scale * picked["value"],
+            s=190,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=1.2,
+            zorder=4,
+            label="recommended",
+        )
+
+    def front_line(self, axes: Axes, rows: pd.DataFrame, color: str) -> None:
+        """Join the points of one precision that none of the others dominates: a front of measured values."""
+        if rows.empty:
+            return
+        cost = [-self.metric.improvement(value, 0.0) for value in rows["value"]]
+        front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
+        axes.plot(front["size_bytes"] / self.unit_bytes, self.scale * front["value"], color=color, linewidth=1.3)
+
+    def chance_line(self, axes: Axes) -> None:
+        chance = float(self.summary["chance"].iloc[0])
+        if not math.isnan(chance):
+            axes.axhline(self.scale * chance, color="black", linestyle=":", linewidth=1, label="chance")
+
+    def size_axes(self, figure: Figure, axes: Axes) -> None:
+        """Decimal unit below, binary unit above: the paper's GB is GiB."""
+        axes.set_xlabel(f"size of the weights ({self.unit}; top: {self.unit[0]}iB)")
+        axes.margins(x=0.06, y=0.08)
+        there, back = self.unit_bytes / self.binary_bytes, self.binary_bytes / self.unit_bytes
+        axes.secondary_xaxis("top", functions=(partial(np.multiply, there), partial(np.multiply, back)))
+
+    def score_axis(self, axes: Axes, title: bool = True) -> None:
+        axes.set_ylabel(f"{self.metric.name}{' (%)' if self.metric.is_share else ''}, {self.metric.direction}")
+        if title:
+            bars = " (bars: ± 1 standard error)" if self.summary["stderr"].notna().any() else ""
+            axes.set_title(f"{self.summary['task'].iloc[0]}{bars}", fontsize=12)
 
 
-def _front_line(axes: Axes, rows: pd.DataFrame, unit_bytes: int, scale: int, color: str, metric: Metric) -> None:
-    """Join the points of one precision that none of the others dominates: a front of measured values."""
-    cost = [-metric.improvement(value, 0.0) for value in rows["value"]]
-    front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
-    axes.plot(front["size_bytes"] / unit_bytes, scale * front["value"], color=color, linewidth=1.3)
+def _depth_colors(evaluations: pd.DataFrame) -> Iterator[tuple[int, str]]:
+    """The layer counts that were evaluated, each with a colour; colours repeat, markers do not."""
+    return zip(sorted(evaluations["layers"].unique()), cycle((BLUE, ORANGE, GREEN, PURPLE, RED)), strict=False)
 
 
 def _items(table: pd.DataFrame) -> str:
@@ -162,13 +311,13 @@ def _size_unit(largest: int) -> tuple[str, int, int]:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure in our style and nothing of the user's own matplotlib settings; sizes in inches."""
+def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of panels above each other, in our style and nothing of the user's own settings; sizes in inches."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.add_subplot()
+        yield figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 
 def _svg(figure: Figure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +15,20 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llama_nas.analysis.figures import training_figure
+from llama_nas import __version__
+from llama_nas.analysis.figures import FIGURES, training_figure
 from llama_nas.analysis.judgement import NOISE, RULE, Metric, Verdict
-from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
-from llama_nas.artifacts import read_table, write_text
+from llama_nas.analysis.summary import PHASES, PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
+from llama_nas.artifacts import file_digest, read_table, write_text
 from llama_nas.errors import UserError
-from llama_nas.space import format_bytes
+from llama_nas.space import QUANTIZED, format_bytes
 
 log = logging.getLogger(__name__)
 
 Row = dict[Any, Any]  # a line of the summary CSV by column
 Rows = dict[tuple[str, str], Row]  # the lines by model and precision
 
-PRECISIONS = ("fp16", "int8")  # the two column groups of the task tables (paper, Table 5)
+PRECISION_NAMES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8", "nf4": "NF4"}
 PREDICTOR_KEYS = ("task", "round", "kind", "rows", "cross_validation", "out_of_sample")
 AGREEMENT_KEYS = (
     "task",
@@ -45,26 +47,30 @@ AGREEMENT_KEYS = (
 def write_report(
     output: Path,
     *,
+    base: Path,
     supernet: Path,
     summaries: Sequence[Path],
     figures: Sequence[Path],
     agreements: Sequence[Path],
     predictors: Sequence[Path],
+    seed: int,
+    timings: Path,
 ) -> None:
     """Write summary.html from the per-task results.
 
-    summaries, figures and agreements belong together by position, one of each per task; predictors are the
-    predictor.json files of every task and round. Raises UserError where they do not fit together.
+    summaries and agreements belong together by position, one of each per task; figures are `{task}_{name}.svg` for
+    every task and every name in FIGURES; predictors are the predictor.json files of every task and round. timings:
+    folder of the jobs' Snakemake benchmark files. Raises UserError where they do not fit together.
     """
-    if not len(summaries) == len(figures) == len(agreements):
+    if len(summaries) != len(agreements):
         raise UserError(
-            "--summaries, --figures, --agreements: one of each per task, in the same order; "
-            f"got {len(summaries)}, {len(figures)} and {len(agreements)}"
+            "--summaries, --agreements: one of each per task, in the same order; "
+            f"got {len(summaries)} and {len(agreements)}"
         )
     training = read_table(supernet / "training.csv", ["step", "kind", "loss"])
     tasks = [
-        task_section(summary, figure, agreement, predictors)
-        for summary, figure, agreement in zip(summaries, figures, agreements, strict=True)
+        task_section(summary, figures, agreement, predictors)
+        for summary, agreement in zip(summaries, agreements, strict=True)
     ]
     steps = training["kind"].value_counts()
     environment = Environment(
@@ -79,11 +85,25 @@ def write_report(
         tasks=tasks,
         rule=RULE,
         noise=f"{NOISE:g}",
+        precisions=precisions(tasks),
+        names=PRECISION_NAMES,
+        comparison=comparison(tasks),
         training_figure=inline_svg(training_figure(training), "training", "Training loss of the super-network"),
         training_steps={kind: int(steps.get(kind, 0)) for kind in ("full", "subnet")},
+        provenance=provenance(base, supernet, seed),
+        stages=stage_costs(timings),
     )
     write_text(output, page)
     log.info("report on %d tasks: %s", len(tasks), output)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens/s of one phase, as printed."""
+
+    tokens_per_second: str
+    speedup: str  # against the base in FP16
+    share: str  # of what the device allows
 
 
 @dataclass(frozen=True)
@@ -91,11 +111,13 @@ class Score:
     """A model in one precision, as printed."""
 
     size: str
+    on_disk: str
+    in_memory: str
     ratio: float
     score: str
     verdict: Verdict
     difference: str
-    tokens_per_second: str
+    speeds: dict[str, Speed | None]  # by phase, None where not measured
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Network:
-    """A line of a task's tables; scores and gains by precision or part, None where not benchmarked."""
+    """A line of a task's tables; scores by precision, gains by part (finetuning, search, a quantized precision)."""
 
     name: str
     label: str
@@ -116,7 +138,7 @@ class Network:
     layers: int
     parameters: str
     recommended: bool
-    scores: dict[str, Score | None]
+    scores: dict[str, Score]
     gains: dict[str, Gain | None]
 
 
@@ -156,17 +178,18 @@ class TaskSection:
     networks: list[Network]
     base: Network
     full: Network
+    best: Network  # of the exported ones, by FP16 score
     pick: Network
     hidden_drop: str  # the largest drop against the base that would pass as noise; empty if it is not known
     at_chance: bool
     facts: dict[str, str]
     unjudged: bool  # whether the metric has no standard error
-    figure: Markup
+    figures: dict[str, Markup]
     agreement: Agreement
     predictors: list[PredictorRound]
 
 
-def task_section(summary: Path, figure: Path, agreement: Path, predictors: Sequence[Path]) -> TaskSection:
+def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predictors: Sequence[Path]) -> TaskSection:
     """Read one task's artifacts; raises UserError where they are not of the same task."""
     table = read_table(summary, SUMMARY_COLUMNS)
     if table.empty:
@@ -175,8 +198,12 @@ def task_section(summary: Path, figure: Path, agreement: Path, predictors: Seque
     task = str(first["task"])
     metric = Metric(first["metric"], bool(first["higher_is_better"]))
     check = read_keys(agreement, AGREEMENT_KEYS)
-    if check["task"] != task or task not in figure.stem:
-        raise UserError(f"{summary}: is about task '{task}', but beside it stand {figure} and {agreement}")
+    if check["task"] != task:
+        raise UserError(f"{summary}: is about task '{task}', but beside it stands {agreement}")
+    drawn = {path.stem: path for path in figures}
+    missing = [name for name in FIGURES if f"{task}_{name}" not in drawn]
+    if missing:
+        raise UserError(f"--figures: {task}_{missing[0]}.svg is missing")
 
     rows: Rows = {(row["model"], row["precision"]): dict(row) for row in table.to_dict("records")}
     networks = [network_line(name, rows, metric) for name in table["model"].unique()]
@@ -184,18 +211,23 @@ def task_section(summary: Path, figure: Path, agreement: Path, predictors: Seque
     pick = next(network for network in networks if network.recommended)
     base_row, pick_row = rows[base.name, REFERENCE_PRECISION], rows[pick.name, REFERENCE_PRECISION]
     drop = NOISE * math.hypot(base_row["stderr"], pick_row["stderr"])
+    exported = [network for network in networks if network.role != "pretrained"]
     return TaskSection(
         name=task,
         metric=metric,
         networks=networks,
         base=base,
         full=next(network for network in networks if network.role == "full"),
+        best=max(exported, key=lambda n: metric.improvement(rows[n.name, REFERENCE_PRECISION]["value"], 0.0)),
         pick=pick,
         hidden_drop="" if math.isnan(drop) else metric.difference_text(drop).lstrip("+"),
         at_chance=metric.improvement(base_row["value"], first["chance"]) <= NOISE * base_row["stderr"],
         unjudged=math.isnan(base_row["stderr"]),
         facts=facts(table, metric),
-        figure=inline_svg(figure.read_text(encoding="utf-8"), task, f"{task}: size against {metric.name}"),
+        figures={
+            name: inline_svg(drawn[f"{task}_{name}"].read_text(encoding="utf-8"), f"{task}-{name}", f"{task}: {name}")
+            for name in FIGURES
+        },
         agreement=agreement_line(check, metric),
         predictors=predictor_rounds([read_keys(path, PREDICTOR_KEYS) for path in predictors], task),
     )
@@ -205,36 +237,120 @@ def network_line(name: str, rows: Rows, metric: Metric) -> Network:
     """The printed form of one model's rows; `rows` is the whole table by (model, precision)."""
     own = {precision: row for (model, precision), row in rows.items() if model == name}
     any_row = next(iter(own.values()))
+    base = rows[PRETRAINED, REFERENCE_PRECISION]
     full = next(row for (_, p), row in rows.items() if row["role"] == "full" and p == REFERENCE_PRECISION)
-    half, int8 = own.get("fp16"), own.get("int8")
+    half = own.get(REFERENCE_PRECISION)
     labels = {"pretrained": "pre-trained base", "full": "full-size super-network", "member": name}
     is_base = any_row["role"] == "pretrained"
     return Network(
         name=name,
         label=labels[any_row["role"]],
         role=any_row["role"],
-        layers=any_row["layers"],
-        parameters=count_text(any_row["parameters"]),
+        layers=int(any_row["layers"]),
+        parameters=count_text(int(any_row["parameters"])),
         recommended=bool(any_row["recommended"]),
-        scores={precision: score(own[precision], metric) if precision in own else None for precision in PRECISIONS},
+        scores={precision: score(row, base, metric) for precision, row in own.items()},
         gains={
-            "finetuning": None if is_base else gain(full, rows[PRETRAINED, REFERENCE_PRECISION], metric),
+            "finetuning": None if is_base else gain(full, base, metric),
             "search": gain(half, full, metric) if half and any_row["role"] == "member" else None,
-            "precision": gain(int8, half, metric) if int8 and half else None,
-        },
+        }
+        | {p: gain(row, half, metric) for p, row in own.items() if p in QUANTIZED and half},
     )
 
 
-def score(row: Row, metric: Metric) -> Score:
-    speed = row["tokens_per_second"]
+def score(row: Row, base: Row, metric: Metric) -> Score:
     return Score(
         size=format_bytes(row["size_bytes"]),
+        on_disk=format_bytes(row["bytes_on_disk"]),
+        in_memory=format_bytes(row["memory_bytes"]),
         ratio=row["size_ratio"],
         score=metric.text(row["value"], row["stderr"]),
         verdict=row["verdict"],
         difference=metric.difference_text(row["value_difference"]),
-        tokens_per_second="–" if math.isnan(speed) else f"{speed:,.0f}",
+        speeds={phase: speed(row, base, prefix) for phase, prefix in PHASES.items()},
     )
+
+
+def speed(row: Row, base: Row, prefix: str) -> Speed | None:
+    measured, reference = row[f"{prefix}tokens_per_second"], base[f"{prefix}tokens_per_second"]
+    if math.isnan(measured):
+        return None
+    return Speed(
+        tokens_per_second=f"{measured:,.0f}",
+        speedup="–" if math.isnan(reference) else f"{measured / reference:.2f}",
+        share=f"{100 * measured / row[f'{prefix}limit_tokens_per_second']:.0f} %",
+    )
+
+
+def precisions(tasks: Sequence[TaskSection]) -> list[str]:
+    """The precisions of any task's table, FP16 first."""
+    found = {precision for task in tasks for network in task.networks for precision in network.scores}
+    return [precision for precision in ("fp16", *QUANTIZED, "bf16", "fp32") if precision in found]
+
+
+def comparison(tasks: Sequence[TaskSection]) -> list[tuple[str, str, list[tuple[Network, Score] | None]]]:
+    """Rows like those of the paper's Tables 2 and 5: (label, precision, one cell per task)."""
+    rows: list[tuple[str, str, list[tuple[Network, Score] | None]]] = []
+    for precision in precisions(tasks):
+        for label, which in (
+            ("pre-trained base", "base"),
+            ("full-size super-network", "full"),
+            ("best exported", "best"),
+            ("recommended", "pick"),
+        ):
+            if precision != REFERENCE_PRECISION and which in ("base", "full"):
+                continue
+            networks = [getattr(task, which) for task in tasks]
+            rows.append(
+                (label, precision, [(n, n.scores[precision]) if precision in n.scores else None for n in networks])
+            )
+    return rows
+
+
+def provenance(base: Path, supernet: Path, seed: int) -> dict[str, str]:
+    """What the run was made with: seed, versions of this project and Python, digests of the two models' weights."""
+    facts = {"seed of the run": str(seed), "llama-nas": __version__, "Python": platform.python_version()}
+    for name, folder in (("base model", base), ("super-network", supernet)):
+        for path in sorted(folder.glob("*.safetensors")):
+            facts[f"{name}, sha256 of {path.name}"] = file_digest(path)
+    return facts
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """All jobs of one rule, as printed; seconds are summed over the jobs."""
+
+    rule: str
+    jobs: int
+    seconds: str
+    processor: str
+    memory: str
+
+
+def stage_costs(timings: Path) -> list[StageCost]:
+    """What each rule cost, from Snakemake's benchmark files below `timings`, the dearest first; empty without them."""
+    rows = []
+    for path in sorted(timings.rglob("*.tsv")):
+        first = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
+        rule = path.relative_to(timings).parts[0].removesuffix(".tsv")
+        rows.append({"rule": rule, "s": first["s"], "cpu_time": first["cpu_time"], "max_rss": first["max_rss"]})
+    if not rows:
+        return []
+    grouped = pd.DataFrame(rows).groupby("rule")
+    table = grouped.agg(jobs=("s", "size"), s=("s", "sum"), cpu=("cpu_time", "sum"), rss=("max_rss", "max"))
+    table = table.sort_values("cpu", ascending=False)
+    table.loc["all stages"] = table.agg({"jobs": "sum", "s": "sum", "cpu": "sum", "rss": "max"})
+    return [
+        StageCost(str(rule), int(row["jobs"]), duration(row["s"]), duration(row["cpu"]), f"{row['rss'] / 1024:.2f} GiB")
+        for rule, row in table.iterrows()
+    ]
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3.4 min`, `5.6 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def gain(row: Row, reference: Row, metric: Metric) -> Gain:

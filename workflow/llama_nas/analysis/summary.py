@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from llama_nas.analysis.figures import front_figure
+from llama_nas.analysis.figures import FIGURES
 from llama_nas.analysis.judgement import Metric, recommended
 from llama_nas.artifacts import read_json, read_table, write_table, write_text
 from llama_nas.errors import UserError
@@ -26,8 +26,10 @@ TASK_KEYS = (
     *("num_fewshot", "limit", "subtasks", "requests", "truncated_requests"),
 )
 BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_size", "int8_threshold", "versions")
-SPEED_COLUMNS = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3"]
-SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "repeats"]
+PHASES = {"prefill": "", "decode": "decode_", "decode_saturated": "decode_saturated_"}  # phase -> prefix of its columns
+MEASURED = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3", "limit_tokens_per_second"]
+SPEED_COLUMNS = [prefix + column for prefix in PHASES.values() for column in MEASURED]
+SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "new_tokens", "repeats"]
 SUMMARY_COLUMNS = (
     *("task", "model", "role", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
     *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
@@ -40,7 +42,7 @@ SUMMARY_COLUMNS = (
 def summarize_task(
     output: Path,
     *,
-    figure: Path,
+    figures: Sequence[Path],
     model: Path,
     widths: Sequence[int],
     task: Path,
@@ -50,23 +52,24 @@ def summarize_task(
     agreement: Path,
     throughput: Path,
 ) -> None:
-    """Write `output` (CSV, columns as in `summary_table`) and `figure` (SVG: the front before and after INT8).
+    """Write `output` (CSV, columns as in `summary_table`) and `figures`, one SVG for each of FIGURES, in its order.
 
     Raises UserError where an input lacks a column or key, where two inputs contradict each other, or where the FP16
     benchmark of the pre-trained base or of the full-size super-network is missing.
     """
     settings = read_keys(task / "task.json", TASK_KEYS)
     metric = settings["metric"]
-    found = read_table(evaluations, ["subnet_id", "size_bytes", metric, "items"])
+    found = read_table(evaluations, ["round", "subnet_id", "layers", "size_bytes", metric, "items"])
     on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items"])
-    speeds = read_table(throughput, ["model", "precision", *SPEED_COLUMNS, *SPEED_SETTINGS])
+    speeds = read_table(throughput, ["model", "precision", "phase", *MEASURED, *SPEED_SETTINGS])
     if read_keys(agreement, ["task"])["task"] != settings["task"]:
         raise UserError(f"{agreement}: not about task '{settings['task']}'")
 
     records = [read_benchmark(path, settings) for path in benchmarks]
     table = summary_table(ModelShape.from_folder(model), widths, settings, records, on_front, speeds)
     write_table(output, table)
-    write_text(figure, front_figure(table, found, on_front))
+    for path, draw in zip(figures, FIGURES.values(), strict=True):
+        write_text(path, draw(table, found, on_front))
     log.info("summary of %s: %d rows, %d networks evaluated", settings["task"], len(table), len(found))
 
 
@@ -184,13 +187,32 @@ def summary_table(
 
 
 def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
-    """The table with the measured tokens/s and how they were measured; empty where a model was not measured."""
-    setting = [
-        f"{device}, {threads} thread{'s' * (threads != 1)}, batch {batch} x {length} tokens, median of {repeats} runs"
-        for device, threads, batch, length, repeats in speeds[SPEED_SETTINGS].itertuples(index=False)
-    ]
-    measured = speeds[["model", "precision", *SPEED_COLUMNS]].assign(throughput_setting=setting)
-    return table.merge(measured, on=["model", "precision"], how="left", validate="one_to_one")
+    """The table with tokens/s of each phase, the device's limits, and how they were measured; empty if they were not.
+
+    speeds: one row per model, precision and phase. The columns of a phase other than prefill begin with its name.
+    """
+    for phase, prefix in PHASES.items():
+        rows = speeds.loc[speeds["phase"] == phase, ["model", "precision", *MEASURED]]
+        names = {column: prefix + column for column in MEASURED}
+        table = table.merge(rows.rename(columns=names), on=["model", "precision"], how="left", validate="one_to_one")
+    settings = speeds.groupby(["model", "precision"], sort=False).apply(_setting, include_groups=False)
+    return table.merge(settings.rename("throughput_setting"), on=["model", "precision"], how="left")
+
+
+def _setting(rows: pd.DataFrame) -> str:
+    """One model's measurements in words."""
+    parts = []
+    for row in rows.to_dict("records"):
+        if row["phase"] == "prefill":
+            parts.append(f"prefill {row['batch_size']} x {row['sequence_length']} tokens")
+        else:
+            parts.append(
+                f"decode {row['batch_size']} x {row['new_tokens']} tokens after {row['sequence_length']}"
+                + (" (saturated)" if row["phase"] == "decode_saturated" else "")
+            )
+    first = rows.iloc[0]
+    threads = f"{first['threads']} thread{'' if first['threads'] == 1 else 's'}"
+    return f"{first['device']}, {threads}: {', '.join(parts)}; median of {first['repeats']} runs"
 
 
 def _row_order(column: pd.Series) -> pd.Series:

@@ -1,0 +1,70 @@
+"""Write docs/configuration.md from the schema: `python docs/configuration.py`; a test holds them together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+SCHEMA = DOCS.parent / "workflow/schemas/config.schema.json"
+INTRODUCTION = """# Every key of the config
+
+Made from [`workflow/schemas/config.schema.json`](../workflow/schemas/config.schema.json) by
+`python docs/configuration.py`. A key that is left out has its default; a key that is not in this list is an error.
+Complete configs to start from: [`config.yaml`](../config.yaml) (the default run) and
+[`workflow/presets/`](../workflow/presets).
+"""
+
+
+def page(schema: dict[str, Any]) -> str:
+    lines = [INTRODUCTION]
+    blocks = {name: value for name, value in schema["properties"].items() if "properties" in _object(value)}
+    single = {name: value for name, value in schema["properties"].items() if name not in blocks}
+    lines += ["## At the top level", "", *_table(single, required=schema.get("required", [])), ""]
+    for name, value in blocks.items():
+        entry = _object(value)
+        title = f"`{name}`" if entry is value else f"`{name}.<name>`"
+        lines += [f"## {title}", "", value["description"], ""]
+        lines += [*_table(entry["properties"], entry.get("required", [])), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _object(value: dict[str, Any]) -> dict[str, Any]:
+    """The object whose keys are listed: of a mapping with free names (tasks), that of an entry."""
+    extra = value.get("additionalProperties")
+    return extra if isinstance(extra, dict) else value
+
+
+def _table(properties: dict[str, Any], required: list[str]) -> Iterator[str]:
+    yield "| key | what | values | default |"
+    yield "|---|---|---|---|"
+    for name, value in properties.items():
+        default = "required" if name in required else json.dumps(value["default"]) if "default" in value else "unset"
+        what = value["description"].replace("<", "&lt;")
+        yield f"| `{name}` | {what} | {_values(value)} | {_code(default)} |"
+
+
+def _code(default: str) -> str:
+    return default if default in ("required", "unset") else f"`{default}`"
+
+
+def _values(value: dict[str, Any]) -> str:
+    """Type and bounds in words."""
+    if "enum" in value:
+        return ", ".join(f"`{json.dumps(v).strip(chr(34))}`" for v in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "oneOf" in value:
+        return " or ".join(_values(choice) for choice in value["oneOf"])
+    words = [value["type"]]
+    for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤")):
+        words += [f"{sign} {value[key]:g}"] if key in value else []
+    if value["type"] == "array":
+        words = [f"list of {_values(value['items'])}"]
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    (DOCS / "configuration.md").write_text(page(json.loads(SCHEMA.read_text(encoding="utf-8"))), encoding="utf-8")

@@ -1,0 +1,70 @@
+"""Model cards with scores: an export's own card, its last section filled with what stock lm-eval measured."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from llama_nas.analysis.judgement import Metric
+from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS
+from llama_nas.artifacts import atomic_folder, read_table
+from llama_nas.errors import UserError
+from llama_nas.space import format_bytes
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+SCORES = "## Scores\n"  # the last section of an export's card
+
+
+def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Path]) -> None:
+    """Write `{id}.md` for every exported folder `{id}`: the README.md to publish it with.
+
+    Raises UserError for a folder without a card or one that no summary is about.
+    """
+    table = pd.concat([read_table(path, SUMMARY_COLUMNS) for path in summaries])
+    with atomic_folder(output) as folder:
+        for model in models:
+            path = model / CARD
+            if not path.is_file():
+                raise UserError(f"{path}: not found; expected a folder written by `llama-nas export`")
+            text, found, _ = path.read_text(encoding="utf-8").partition(SCORES)
+            if not found:
+                raise UserError(f"{path}: has no section '{SCORES.strip()}'; export it again")
+            if model.name not in set(table["model"]):
+                raise UserError(f"--summaries: none is about '{model.name}'")
+            (folder / f"{model.name}.md").write_text(text + SCORES + scores(table, model.name), encoding="utf-8")
+    log.info("%d model cards: %s", len(models), output)
+
+
+def scores(table: pd.DataFrame, model: str) -> str:
+    """Markdown: one row per task and precision, and what the numbers rest on."""
+    lines = [
+        "Stock lm-eval on this checkpoint, ± one standard error. The network was selected on these very items, so its",
+        "scores are optimistic; the base was not.",
+        "",
+        "| task | precision | size | score | base, FP16 | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table[table["model"] == model].to_dict("records"):
+        metric = Metric(row["metric"], bool(row["higher_is_better"]))
+        same_task = (table["task"] == row["task"]) & (table["precision"] == REFERENCE_PRECISION)
+        base = table[same_task & (table["model"] == PRETRAINED)].iloc[0]
+        limit = "" if math.isnan(row["limit"]) else f", first {row['limit']:.0f}"
+        task = f"{row['task']} ({row['num_fewshot']}-shot {metric.name}, {row['items']:,} items{limit})"
+        own = metric.text(row["value"], row["stderr"])
+        reference = metric.text(base["value"], base["stderr"])
+        difference = f"{metric.difference_text(row['value_difference'])}, {row['verdict']}"
+        size = format_bytes(row["size_bytes"])
+        lines.append(f"| {task} | {row['precision'].upper()} | {size} | {own} | {reference} | {difference} |")
+    about = table[table["model"] == model]
+    thresholds = about["int8_threshold"].dropna().unique()
+    batches = ", ".join(map(str, about["batch_size"].unique()))
+    lines += ["", f"Versions: {'; '.join(about['versions'].unique())}. Batch size {batches}."]
+    if len(thresholds):
+        lines.append(f"LLM.int8 outlier threshold {', '.join(f'{t:g}' for t in thresholds)}.")
+    return "\n".join(lines) + "\n"
