@@ -9,14 +9,17 @@ from pathlib import Path
 
 from llama_nas.cli import build_parser
 
-FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize"}
+FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "tokenize", "order-channels", "finetune", "export",
+           "quantize"}  # fmt: skip
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 
 def main() -> None:
     args = vars(build_parser().parse_args())
     for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in ("output", "timings", "history", "figure", "checkpoints"):
+        if isinstance(value, Path) and name not in (
+            "output", "timings", "history", "figure", "checkpoints", "tensorboard"
+        ):  # fmt: skip
             made_here = name == "evaluations" and args["stage"] == "fit"
             if not made_here and not value.exists():
                 sys.exit(f"{args['stage']}: --{name} {value} does not exist")
