@@ -62,11 +62,11 @@ def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
     space = SearchSpace.for_model(ModelShape.from_folder(base), config["space"]["depths"], config["space"]["widths"])
     networks = candidates(space, seed)
     in_space = {"depths": space.depths, "widths": space.widths}
-    training.pop("subnet_steps")
-    checkpointing = {"gradient_checkpointing": True} if training.pop("gradient_checkpointing") else {}
+    instructions = {"instructions": world / "instructions.json", "max_length": training.pop("max_length")}
+    stage(work / "rows", "tokenize", {"base": base, **instructions})
     for name, subnet_steps in [("supernet", "alternate"), ("plain", "never")]:
-        inputs = {"seed": seed, "base": base, "instructions": world / "instructions.json", **in_space}
-        own = {"subnet_steps": subnet_steps, "checkpoints": work / "checkpoints", **checkpointing}
+        inputs = {"seed": seed, "base": base, "rows": work / "rows", **in_space}
+        own = {"subnet_steps": subnet_steps, "checkpoints": work / "checkpoints"}
         stage(work / name, "finetune", inputs | training | own)
 
     scores: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -111,6 +111,8 @@ def stage(output: Path, command: str, values: dict[str, Any]) -> None:
         return
     arguments = ["llama-nas", command, "--output", str(output)]
     for key, value in values.items():
+        if value is False:
+            continue
         arguments.append(f"--{key.replace('_', '-')}")
         if value is not True:
             arguments += map(str, value) if isinstance(value, list | tuple) else [str(value)]

@@ -42,6 +42,8 @@ def test_comments_docstrings_and_formatting_change_nothing(package):
 
 def test_an_edit_reaches_the_stages_that_import_the_module(package):
     assert changed(append(package / "elastic.py", "\nADDED = 1\n")) == {
+        "order-channels",
+        "order-layers",
         "finetune",
         "evaluate",
         "score",

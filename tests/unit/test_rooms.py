@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "space": {"errors"},
     "pareto": {"errors"},
     "artifacts": {"errors"},
-    "config": {"errors", "tasks.definitions"},
+    "config": {"errors", "space", "tasks.definitions"},
     "code_digest": set(),
     "devices": {"errors"},
     "elastic": {"errors", "space"},

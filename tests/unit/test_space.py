@@ -1,5 +1,6 @@
 """Search space and exact sizes: against real parameter counts, and against every computed row of the paper's tables."""
 
+import itertools
 import json
 
 import numpy as np
@@ -371,9 +372,36 @@ def test_impossible_spaces_are_refused_with_the_config_key(depths, widths, messa
     assert message in str(raised.value)
 
 
-def test_unknown_depth_selection_is_refused():
-    with pytest.raises(UserError, match="depth_selection 'even'"):
-        kept_layers("even", 2, 4)
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("last", "'last' is not known; known: first, even, or a list"),
+        ("3,3", "must be distinct layers in 0..3"),
+        ("4", "must be distinct layers in 0..3"),
+        ("1", "lists 1 layers, but a network of 2 layers drops 2"),
+    ],
+)
+def test_impossible_depth_selections_are_refused(selection, message):
+    with pytest.raises(UserError, match=r"config\.yaml: space\.depth_selection") as raised:
+        kept_layers(selection, 2, 4)
+    assert message in str(raised.value)
+
+
+def test_depth_selections_drop_what_they_say():
+    assert kept_layers("first", 9, 12) == tuple(range(9))
+    assert kept_layers("even", 9, 12) == (0, 1, 3, 4, 6, 7, 9, 10, 11)
+    assert set(range(32)) - set(kept_layers("even", 24, 32)) == {3, 7, 11, 15, 19, 23, 27, 5}
+    assert kept_layers("25,27,21", 30, 32) == tuple(layer for layer in range(32) if layer not in (25, 27))
+
+
+@pytest.mark.parametrize(
+    ("selection", "layers"),
+    [*((selection, layers) for selection in ("first", "even") for layers in (1, 2, 3, 7, 32)), ("5,1,3,0,2,4", 6)],
+)
+def test_shallower_networks_keep_a_subset(selection, layers):
+    kept = [set(kept_layers(selection, depth, layers)) for depth in range(1, layers + 1)]
+    assert [len(own) for own in kept] == list(range(1, layers + 1))
+    assert all(fewer < more for fewer, more in itertools.pairwise(kept))
 
 
 @pytest.mark.parametrize(

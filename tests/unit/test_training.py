@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,21 @@ from llama_nas.errors import UserError
 from llama_nas.space import SearchSpace
 from llama_nas.training import checkpoint, launch, worker
 from llama_nas.training.config import TrainingConfig
-from llama_nas.training.data import IGNORED, PROMPT_WITH_INPUT, BatchOrder, TokenRows, read_instructions, tokenize
-from llama_nas.training.sampling import subnet_at
+from llama_nas.training.data import (
+    IGNORED,
+    PROMPT_WITH_INPUT,
+    BatchOrder,
+    TokenRows,
+    load_rows,
+    micro_batches,
+    padding_share,
+    read_instructions,
+    tokenize,
+    tokenize_instructions,
+)
+from llama_nas.training.importance import calibration_rows, order_channels, order_layers
+from llama_nas.training.probes import held_out, probe_networks
+from llama_nas.training.sampling import smallest, subnet_at
 
 SPACE = SearchSpace(4, (2, 3, 4), (48, 24))
 ROW = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -50,9 +64,10 @@ def config(tmp_path_factory, tokenizer) -> TrainingConfig:
     LlamaForCausalLM(model).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     (folder / "rows.json").write_text(json.dumps([ROW] * 20))
+    tokenize_instructions(folder / "rows", base=folder / "base", instructions=folder / "rows.json", max_length=256)
     return TrainingConfig(
         base=folder / "base",
-        instructions=folder / "rows.json",
+        rows=folder / "rows",
         output=folder / "output",
         checkpoints=folder / "checkpoints",
         checkpoint_every=10,
@@ -72,9 +87,6 @@ def config(tmp_path_factory, tokenizer) -> TrainingConfig:
         warmup=0.1,
         weight_decay=0.0,
         max_grad_norm=0.0,
-        max_length=256,
-        subnet_steps="alternate",
-        gradient_checkpointing=False,
     )
 
 
@@ -104,6 +116,24 @@ def test_draw_is_uniform_per_gene():
     assert ((depths - 1000) ** 2 / 1000).sum() < 18.4
     first_layer = np.bincount([draw[1] for draw in draws], minlength=2)
     assert ((first_layer - 1500) ** 2 / 1500).sum() < 15.1
+
+
+def test_stratified_draws_every_number_of_narrow_layers_alike():
+    """Chi-square over the number of narrow layers at each depth; the 99.99 % bound holds for this fixed sequence."""
+    draws = [subnet_at(step, SPACE, 3, sampling="stratified") for step in range(1, 12001, 2)]
+    for depth in (2, 3, 4):
+        narrow = [draw.kept_widths.count(24) for draw in draws if draw.layers == depth]
+        assert len(narrow) == pytest.approx(2000, abs=150)
+        counts, expected = np.bincount(narrow, minlength=depth + 1), len(narrow) / (depth + 1)
+        assert ((counts - expected) ** 2 / expected).sum() < 23.6
+    uniform = [subnet_at(step, SPACE, 3).kept_widths.count(24) for step in range(1, 12001, 2)]
+    assert uniform.count(4) < 0.6 * sum(draw.kept_widths.count(24) == 4 for draw in draws)
+
+
+def test_sandwich_trains_the_smallest_network_every_second_time():
+    draws = [subnet_at(step, SPACE, 1, sampling="sandwich") for step in range(1, 41, 2)]
+    assert draws[::2] == [SPACE.subnet((0, 1, 1, 1, 1))] * 10 and smallest(SPACE) == draws[0]
+    assert draws[1::2] == [subnet_at(step, SPACE, 1) for step in range(3, 41, 4)], "the others are the paper's"
 
 
 # --- schedule -----------------------------------------------------------------------------------------------------
@@ -281,11 +311,175 @@ def test_every_epoch_is_a_new_shuffle_without_its_last_partial_batch():
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 8), (2, 2), (4, 2), (2, 4), (1, 1)])
 def test_ranks_and_micro_batches_share_the_global_batch(ranks, micro_batch):
-    order = BatchOrder(rows=30, global_batch=8, seed=1)
-    shares = [list(order.micro_batches(1, rank, ranks, micro_batch)) for rank in range(ranks)]
+    batch = BatchOrder(rows=30, global_batch=8, seed=1).batch(1)
+    lengths = np.random.default_rng(0).integers(3, 200, 30)
+    shares = [list(micro_batches(batch, lengths, rank, ranks, micro_batch)) for rank in range(ranks)]
     assert {len(share) for share in shares} == {8 // (ranks * micro_batch)}
-    assert all(len(batch) == micro_batch for share in shares for batch in share)
-    assert sorted(np.concatenate([batch for share in shares for batch in share])) == sorted(order.batch(1))
+    assert all(len(own) == micro_batch for share in shares for own in share)
+    assert sorted(np.concatenate([own for share in shares for own in share])) == sorted(batch)
+    at_once = [np.concatenate(together) for together in zip(*shares, strict=True)]
+    if len(at_once) == 1:
+        assert (at_once[0] == batch).all(), "nothing to arrange: the order is kept"
+    for shorter, longer in itertools.pairwise(at_once):
+        assert lengths[shorter].max() <= lengths[longer].min(), "what is computed together is of similar length"
+
+
+def test_padding_share_counts_what_is_computed():
+    lengths = np.array([1, 1, 1, 9])
+    assert padding_share(lengths, BatchOrder(4, 4, 1), ranks=1, micro_batch=4) == pytest.approx(1 - 12 / 36)
+    assert padding_share(lengths, BatchOrder(4, 4, 1), ranks=1, micro_batch=1) == 0
+    assert padding_share(lengths, BatchOrder(4, 4, 1), ranks=1, micro_batch=2) == pytest.approx(1 - 12 / 20)
+
+
+# --- tokenised once -----------------------------------------------------------------------------------------------
+
+
+def test_tokenised_rows_are_mapped_and_equal(config, tokenizer):
+    rows = load_rows(config.rows, config.base)
+    assert isinstance(rows.tokens, np.memmap)
+    expected = tokenize(read_instructions(config.rows.parent / "rows.json"), tokenizer, 256)
+    assert rows.digest() == expected.digest() and len(rows) == 20
+    for mapped, held in zip(rows.batch(np.array([3, 4])), expected.batch(np.array([3, 4])), strict=True):
+        assert torch.equal(mapped, held)
+
+
+def test_tokenise_refuses_what_does_not_fit(config, tokenizer, tmp_path):
+    source = config.rows.parent / "rows.json"
+
+    def build(base: Path, **changes) -> None:
+        tokenize_instructions(tmp_path / "out", **{"base": base, "instructions": source, "max_length": 256} | changes)
+
+    with pytest.raises(UserError, match="max_length 300 exceeds the model's max_position_embeddings 256"):
+        build(config.base, max_length=300)
+    small = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2)
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="cannot load the tokenizer"):
+        build(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="the model only 50"):
+        build(tmp_path / "small")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"tokenised for a vocabulary of 258, the model .* has 50"):
+        load_rows(config.rows, tmp_path / "small")
+
+
+def stanford_preprocess(rows: list[dict], tokenizer, max_length: int) -> list[tuple[list[int], list[int]]]:
+    """Stanford Alpaca's SupervisedDataset and preprocess (train.py, Apache-2.0), without torch: ids and labels."""
+    found = []
+    for row in rows:
+        if row.get("input", "") != "":
+            source = (
+                "Below is an instruction that describes a task, paired with an input that provides further context. "
+                "Write a response that appropriately completes the request.\n\n"
+                "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+            ).format_map(row)
+        else:
+            source = (
+                "Below is an instruction that describes a task. "
+                "Write a response that appropriately completes the request.\n\n"
+                "### Instruction:\n{instruction}\n\n### Response:"
+            ).format_map(row)
+        target = f"{row['output']}{tokenizer.eos_token}"
+        ids = tokenizer(source + target, max_length=max_length, truncation=True)["input_ids"]
+        source_length = len(tokenizer(source, max_length=max_length, truncation=True)["input_ids"])
+        found.append((ids, [-100] * source_length + ids[source_length:]))
+    return found
+
+
+def test_rows_are_stanford_alpacas(hub: Path, tmp_path):
+    """Real rows, a real tokenizer of 512 tokens: ids and labels as Stanford's own code makes them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(hub / "karpathy" / "stories260K")
+    (source,) = (hub / "tatsu-lab" / "alpaca").rglob("*.parquet")
+    alpaca = pd.read_parquet(source).iloc[::260].to_dict("records")  # 201 rows from all over
+    (tmp_path / "rows.json").write_text(json.dumps([{key: row[key] for key in ROW} for row in alpaca]))
+    rows = tokenize(read_instructions(tmp_path / "rows.json"), tokenizer, 512)
+    with_output = [row for row in alpaca if row["output"].strip()]
+    expected = stanford_preprocess(with_output, tokenizer, 512)
+    trained_on = [pair for pair in expected if set(pair[1]) != {IGNORED}]  # of the others, only the prompt was left
+    assert len(rows) == len(trained_on) > 190
+    for number, (ids, own_labels) in enumerate(trained_on):
+        inputs, labels = rows.batch(np.array([number]))
+        assert inputs[0].tolist() == ids
+        assert labels[0].tolist() == [*own_labels[1:], IGNORED], "label t is the token after input t"
+
+
+# --- importance ---------------------------------------------------------------------------------------------------
+
+
+def test_ordered_channels_are_the_same_function(config, tmp_path):
+    """Permuting rows of gate and up with columns of down changes the order of sums alone: fp32 tolerance 1e-5."""
+    order_channels(tmp_path / "ordered", base=config.base, rows=config.rows, seed=1, device="cpu", threads=1)
+    before, after = (LlamaForCausalLM.from_pretrained(path) for path in (config.base, tmp_path / "ordered"))
+    inputs = torch.randint(0, 256, (4, 50), generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
+    torch.testing.assert_close(before(inputs).logits, after(inputs).logits, rtol=1e-5, atol=1e-5)
+    order = json.loads((tmp_path / "ordered" / "channel_order.json").read_text())
+    for layer, own, new in zip(order, before.model.layers, after.model.layers, strict=True):
+        assert sorted(layer) == list(range(48))
+        assert torch.equal(own.mlp.gate_proj.weight[layer], new.mlp.gate_proj.weight)
+        assert torch.equal(own.mlp.down_proj.weight[:, layer], new.mlp.down_proj.weight)
+
+
+def test_channels_are_ordered_by_their_contribution(config, tmp_path):
+    """Against a hand-made model: channel c of every layer is given a down column of norm 48 - c times as large."""
+    model = LlamaForCausalLM.from_pretrained(config.base)
+    shuffled = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    for layer in model.model.layers:
+        layer.mlp.gate_proj.weight.data[:] = layer.mlp.gate_proj.weight.data[:1]  # all channels alike ...
+        layer.mlp.up_proj.weight.data[:] = layer.mlp.up_proj.weight.data[:1]
+        layer.mlp.down_proj.weight.data[:] = 0.01 * (shuffled + 1.0)  # ... but for the way out
+    model.save_pretrained(tmp_path / "base")
+    order_channels(tmp_path / "ordered", base=tmp_path / "base", rows=config.rows, seed=1, device="cpu", threads=1)
+    order = json.loads((tmp_path / "ordered" / "channel_order.json").read_text())
+    assert order == [torch.argsort(shuffled, descending=True).tolist()] * 4
+
+
+def test_layers_are_dropped_by_the_loss_without_them(config, tmp_path):
+    """The first is the best of all single layers, by a stock model with that layer taken out of its list."""
+    order_layers(tmp_path / "a.json", base=config.base, rows=config.rows, count=2, seed=1, device="cpu", threads=1)
+    found = json.loads((tmp_path / "a.json").read_text())
+    rows = calibration_rows(load_rows(config.rows, config.base), seed=1)
+    losses = []
+    for layer in range(4):
+        model = LlamaForCausalLM.from_pretrained(config.base)
+        del model.model.layers[layer]
+        model.config.num_hidden_layers = 3
+        total = 0.0
+        for x, y in rows:
+            kept = y[0] >= 0
+            total += float(model(x, use_cache=False).logits[0].log_softmax(-1)[kept, y[0][kept]].sum())
+        losses.append(-total / sum(int((y >= 0).sum()) for _, y in rows))
+    assert found["depth_selection"][0] == int(np.argmin(losses))
+    assert found["losses"][1] == pytest.approx(min(losses), rel=1e-5)
+    assert len(set(found["depth_selection"])) == 2 and len(found["losses"]) == 3
+    with pytest.raises(UserError, match=r"--count 4: must be in 0\.\.3"):
+        order_layers(tmp_path / "b.json", base=config.base, rows=config.rows, count=4, seed=1, device="cpu", threads=1)
+
+
+# --- probes -------------------------------------------------------------------------------------------------------
+
+
+def test_probes_hold_out_whole_passes_of_all_ranks(config):
+    probing = dataclasses.replace(config, probe_every=5)
+    assert held_out(config, 1000) == 0
+    assert [held_out(probing, rows) for rows in (20, 57, 1000, 10**6)] == [4, 4, 100, 256]
+    rows = load_rows(config.rows, config.base)
+    assert worker.batch_order(probing, rows).rows == 16 and worker.batch_order(config, rows).rows == 20
+
+
+def test_probe_networks_are_each_depth_wide_and_narrow():
+    ids = [SPACE.id(subnet) for subnet in probe_networks(SPACE)]
+    assert ids == ["0000", "1111", "000x", "111x", "00xx", "11xx"]
+    without_full = dataclasses.replace(SPACE, depths=(2, 3))
+    assert [without_full.id(subnet) for subnet in probe_networks(without_full)] == [
+        "0000",
+        "000x",
+        "111x",
+        "00xx",
+        "11xx",
+    ]
 
 
 # --- checks before anything runs ----------------------------------------------------------------------------------
@@ -297,28 +491,22 @@ def test_global_batch_must_be_met_exactly(config):
         _ = dataclasses.replace(config, global_batch=10).accumulation
 
 
-def test_checks_name_what_is_wrong(config, tmp_path):
-    assert len(launch.check(config)) == 20
+def test_checks_name_what_is_wrong(config, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        launch.check(config)
+    assert "20 rows" in caplog.text and "0 % padding" in caplog.text
     for changes, message in [
         ({"global_batch": 24}, "20 usable rows do not fill one batch; training.global_batch is 24"),
-        ({"max_length": 300}, "max_length 300 exceeds the model's max_position_embeddings 256"),
         ({"depths": (2, 5)}, "space.depths"),
         ({"widths": (48, 64)}, "space.widths"),
+        ({"depth_selection": "last"}, "space.depth_selection 'last' is not known; known: first, even, or a list"),
+        ({"offload_optimizer": True, "zero_stage": 0}, "offload_optimizer needs training.zero_stage 1, 2 or 3"),
         ({"device": "cuda", "ranks": 64, "global_batch": 128}, "needs that many GPUs"),
         ({"base": tmp_path}, "config.json: not found"),
+        ({"rows": tmp_path}, "expected a folder written by `llama-nas tokenize`"),
     ]:
         with pytest.raises(UserError, match=message):
             launch.check(dataclasses.replace(config, **changes))
-
-
-def test_tokenizer_must_fit_the_model(config, tokenizer, tmp_path):
-    small = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2)
-    LlamaForCausalLM(small).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="cannot load the tokenizer"):
-        launch.check(dataclasses.replace(config, base=tmp_path))
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="the model only 50"):
-        launch.check(dataclasses.replace(config, base=tmp_path))
 
 
 def test_total_steps_are_whole_batches_times_epochs(config):
@@ -329,14 +517,24 @@ def test_total_steps_are_whole_batches_times_epochs(config):
 
 def test_identity_covers_what_the_weights_depend_on(config, tmp_path):
     identity = config.identity()
-    for same in ({"checkpoint_every": 3}, {"output": tmp_path}, {"checkpoints": tmp_path}):
+    for same in ({"checkpoint_every": 3}, {"output": tmp_path}, {"checkpoints": tmp_path}, {"tensorboard": tmp_path}):
         assert dataclasses.replace(config, **same).identity() == identity
-    other_rows = tmp_path / "rows.json"
-    other_rows.write_text(json.dumps([ROW] * 21))
-    for other in ({"learning_rate": 2e-3}, {"ranks": 1}, {"seed": 2}, {"threads": 2}, {"instructions": other_rows}):
-        assert dataclasses.replace(config, **other).identity() != identity
-    other_rows.write_bytes(config.instructions.read_bytes())
-    assert dataclasses.replace(config, instructions=other_rows).identity() == identity, "contents count, not paths"
+    (tmp_path / "rows.json").write_text(json.dumps([ROW] * 21))
+    tokenize_instructions(tmp_path / "rows", base=config.base, instructions=tmp_path / "rows.json", max_length=256)
+    changes = ({"learning_rate": 2e-3}, {"ranks": 1}, {"seed": 2}, {"threads": 2}, {"rows": tmp_path / "rows"},
+               {"freeze_inactive": True}, {"distillation": 0.5}, {"depth_selection": "even"})  # fmt: skip
+    identities = {dataclasses.replace(config, **other).identity() for other in changes}
+    assert len(identities | {identity}) == 1 + len(changes)
+    shutil.copytree(config.rows, tmp_path / "copy")
+    assert dataclasses.replace(config, rows=tmp_path / "copy").identity() == identity, "contents count, not paths"
+
+
+def test_checkpoints_of_other_runs_are_removed(tmp_path):
+    for name in ("0123456789abcdef", "fedcba9876543210", "mine", "0123456789abcdef0"):
+        (tmp_path / name).mkdir()
+    checkpoint.remove_stale(tmp_path, "fedcba9876543210")
+    assert {path.name for path in tmp_path.iterdir()} == {"fedcba9876543210", "mine", "0123456789abcdef0"}
+    checkpoint.remove_stale(tmp_path / "none", "fedcba9876543210")
 
 
 def test_only_a_named_checkpoint_is_valid(tmp_path):

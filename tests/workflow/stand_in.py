@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llama_nas.cli import build_parser
 
-FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize", "cards"}
+FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "tokenize", "order-channels", "finetune", "export",
+           "quantize", "cards"}  # fmt: skip
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 
@@ -19,7 +20,9 @@ def main() -> None:
     if args["stage"] != "fetch" and any(os.environ.get(switch) != "1" for switch in switches):
         sys.exit(f"{args['stage']}: may reach the Hub")
     for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in ("output", "timings", "history", "checkpoints"):
+        if isinstance(value, Path) and name not in (
+            "output", "timings", "history", "checkpoints", "tensorboard"
+        ):  # fmt: skip
             made_here = name == "evaluations" and args["stage"] == "fit"
             if not made_here and not value.exists():
                 sys.exit(f"{args['stage']}: --{name} {value} does not exist")

@@ -28,6 +28,7 @@ def executed(result) -> dict[str, int]:
 def test_fresh_dry_run_shows_everything_up_to_the_fronts(run):
     counts = jobs(run("--dry-run"))
     expected = {"world": 1, "pretrain": 1, "compile_task": 1, "finetune": 1, "sample": 1, "evaluate": 2, "fit": 2}
+    expected["tokenize"] = 1
     assert expected.items() <= counts.items()
     assert counts["propose"] == 1 and counts["front"] == 1
     assert "export" not in counts  # which networks are exported is known only after the front
@@ -46,7 +47,7 @@ def test_direct_target_needs_no_search(run):
     target = "results/benchmarks/arc_easy/int8/0001xx.json"
     counts = jobs(run("--dry-run", target))
     assert counts == dict.fromkeys(
-        ["world", "pretrain", "compile_task", "finetune", "export", "quantize", "benchmark"], 1
+        ["world", "pretrain", "compile_task", "tokenize", "finetune", "export", "quantize", "benchmark"], 1
     )
     run(target)
     (run.folder / target).unlink()
@@ -88,12 +89,26 @@ def test_search_on_some_items_evaluates_its_front_on_all(run):
     assert sorted(evaluations) == [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "")]
 
 
+def test_sorted_channels_and_listed_layers(run):
+    def change(config):
+        config["space"].update(width_selection="importance", depth_selection=[4, 2])
+        config["training"].update(freeze_inactive=True, tensorboard=True)
+
+    result = run("--dry-run", "--printshellcmds", "results/supernet", change=change)
+    assert jobs(result) == dict.fromkeys(["world", "pretrain", "tokenize", "order_channels", "finetune"], 1)
+    (command,) = re.findall(r"llama-nas finetune .*", result.stdout)
+    for words in ("--depth-selection 4,2 ", "--base results/ordered ", " --freeze-inactive ", "--tensorboard results/"):
+        assert words in command
+    assert executed(run("results/supernet"))["order_channels"] == 1
+
+
 def test_exhaustive_target_needs_no_search(run):
     counts = jobs(run("--dry-run", "exhaustive"))
     expected = [
         "world",
         "pretrain",
         "compile_task",
+        "tokenize",
         "finetune",
         "enumerate_space",
         "evaluate",
@@ -162,6 +177,9 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
             "search.evaluations: 50 is not a multiple of search.population 20",
         ),
         (lambda c: c["training"].update(global_batch=20), "training.global_batch: 20 is not a multiple of micro_batch"),
+        (lambda c: c["space"].update(depth_selection=[9]), "space.depth_selection 9: must be distinct layers in 0..5"),
+        (lambda c: c["space"].update(depth_selection="last"), "space.depth_selection: 'last' is not valid"),
+        (lambda c: c["training"].update(offload_optimizer=True, zero_stage=0), "training.offload_optimizer: needs"),
         (lambda c: c.update(base={"source": "path", "path": "no/such"}), "base.path: no folder 'no/such'"),
         (lambda c: c.update(base={"source": "hub", "hub_id": "a/b"}), "base.revision: is missing"),
         (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),

@@ -177,15 +177,70 @@ def compile_task(args: Arguments) -> None:
     )
 
 
+def tokenize_arguments(parser: Parser) -> None:
+    """Tokenise the instructions once, with Stanford Alpaca's prompts and masking, into arrays to be memory-mapped."""
+    parser.add_argument("--base", type=Path, required=True, help="Hugging Face model folder with the tokenizer")
+    parser.add_argument(
+        "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
+    )
+    parser.add_argument("--max-length", type=int, required=True, help="tokens; longer rows are cut")
+    parser.add_argument("--output", type=Path, required=True, help="folder: *.npy, rows.json")
+
+
+def tokenize(args: Arguments) -> None:
+    from llama_nas.training.data import tokenize_instructions
+
+    tokenize_instructions(args.output, base=args.base, instructions=args.instructions, max_length=args.max_length)
+
+
+def order_channels_arguments(parser: Parser) -> None:
+    """Sort the MLP channels of the base model by importance, so that the first N are the N most important."""
+    _seed(parser)
+    _compute(parser)
+    parser.add_argument("--base", type=Path, required=True, help="Hugging Face model folder")
+    parser.add_argument("--rows", type=Path, required=True, help="folder written by `llama-nas tokenize`")
+    parser.add_argument("--output", type=Path, required=True, help="Hugging Face model folder: the same function")
+
+
+def order_channels(args: Arguments) -> None:
+    from llama_nas.training.importance import order_channels
+
+    order_channels(
+        args.output, base=args.base, rows=args.rows, seed=args.seed, device=args.device, threads=args.threads
+    )
+
+
+def order_layers_arguments(parser: Parser) -> None:
+    """Find the layers that the base model misses least, as a list for the config key space.depth_selection."""
+    _seed(parser)
+    _compute(parser)
+    parser.add_argument("--base", type=Path, required=True, help="Hugging Face model folder")
+    parser.add_argument("--rows", type=Path, required=True, help="folder written by `llama-nas tokenize`")
+    parser.add_argument("--count", type=int, required=True, help="layers to drop: the model's minus the smallest depth")
+    parser.add_argument("--output", type=Path, required=True, help="JSON: the list, and the loss after each layer")
+
+
+def order_layers(args: Arguments) -> None:
+    from llama_nas.training.importance import order_layers
+
+    order_layers(
+        args.output,
+        base=args.base,
+        rows=args.rows,
+        count=args.count,
+        seed=args.seed,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
 def finetune_arguments(parser: Parser) -> None:
     """Fine-tune the base model once as a super-network (accelerate + DeepSpeed ZeRO; launches its own ranks)."""
     _seed(parser)
     _space(parser)
     _compute(parser)
     parser.add_argument("--base", type=Path, required=True, help="Hugging Face model folder")
-    parser.add_argument(
-        "--instructions", type=Path, required=True, help="Alpaca-shaped .json/.jsonl/.parquet, or a folder"
-    )
+    parser.add_argument("--rows", type=Path, required=True, help="folder written by `llama-nas tokenize`")
     parser.add_argument("--ranks", type=int, required=True, help="processes: one per GPU, or CPU ranks")
     parser.add_argument("--nodes", type=int, default=1, help="machines that share the ranks, one srun task on each")
     parser.add_argument("--zero-stage", type=int, choices=[0, 1, 2, 3], required=True)
@@ -197,14 +252,26 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument("--warmup", type=float, required=True, help="share of the steps")
     parser.add_argument("--weight-decay", type=float, required=True)
     parser.add_argument("--max-grad-norm", type=float, required=True, help="0: no clipping")
-    parser.add_argument("--max-length", type=int, required=True, help="tokens; longer rows are cut")
     parser.add_argument(
         "--subnet-steps",
         choices=["alternate", "never"],
         default="alternate",
         help="never: plain fine-tuning of the full network, for comparison",
     )
+    parser.add_argument(
+        "--subnet-sampling",
+        choices=["uniform", "stratified", "sandwich"],
+        default="uniform",
+        help="which sub-networks: uniform per gene (the paper), uniform over size, or every second one the smallest",
+    )
+    parser.add_argument(
+        "--distillation", type=float, default=0.0, help="weight of the full network's answers in sub-network steps"
+    )
+    parser.add_argument("--freeze-inactive", action="store_true", help="no momentum or decay outside the sub-network")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--offload-optimizer", action="store_true", help="optimizer state and update on the CPU")
+    parser.add_argument("--probe-every", type=int, default=0, help="steps between losses on held-out rows; 0: none")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard event files")
     parser.add_argument("--checkpoint-every", type=int, required=True, help="steps between checkpoints")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder to save to and resume from")
     parser.add_argument("--output", type=Path, required=True, help="Hugging Face model folder, with training.csv")
@@ -704,6 +771,9 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "fetch": fetch,
     "base": base,
     "compile-task": compile_task,
+    "tokenize": tokenize,
+    "order-channels": order_channels,
+    "order-layers": order_layers,
     "finetune": finetune,
     "sample": sample,
     "evaluate": evaluate,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_nas.errors import UserError
+from llama_nas.space import kept_layers
 from llama_nas.tasks.definitions import is_known
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
@@ -139,6 +140,12 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
             yield f"base: cannot read {path} ({type(error).__name__}: {error})"
     if layers is not None and max(depths) > layers:
         yield f"space.depths: {max(depths)} layers are more than the model's {layers}"
+    if layers is not None and max(depths) <= layers:
+        selection = config["space"]["depth_selection"]
+        try:
+            kept_layers(selection if isinstance(selection, str) else ",".join(map(str, selection)), min(depths), layers)
+        except UserError as error:
+            yield str(error).removeprefix("config.yaml: ")
     if width is not None and max(widths) > width:
         yield f"space.widths: {max(widths)} is wider than the model's MLP, {width}"
     if width is not None and widths[0] != width:
@@ -162,6 +169,8 @@ def _check_training(training: dict[str, Any]) -> Iterator[str]:
             f"training.global_batch: {training['global_batch']} is not a multiple of micro_batch x ranks "
             f"= {training['micro_batch']} x {training['ranks']} = {per_pass}"
         )
+    if training["offload_optimizer"] and training["zero_stage"] == 0:
+        yield "training.offload_optimizer: needs training.zero_stage 1, 2 or 3"
 
 
 def _check_search(search: dict[str, Any]) -> Iterator[str]:

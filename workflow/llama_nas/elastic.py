@@ -23,6 +23,7 @@ from torch.nn import functional
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape, Subnet
 
+LAYERS = "model.layers."  # how the names of a decoder layer's weights begin
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -147,6 +148,19 @@ def load_elastic(folder: str | Path, dtype: str = "fp32", device: str = "cpu") -
     return make_elastic(model.to(device).eval())
 
 
+def active_part(name: str, tensor: torch.Tensor, subnet: Subnet) -> torch.Tensor | None:
+    """The part of the full network's weight `name` that a sub-network uses, as a view; None in a dropped layer."""
+    if not name.startswith(LAYERS):
+        return tensor
+    layer, rest = name.removeprefix(LAYERS).split(".", 1)
+    width = subnet.widths[int(layer)]
+    if width is None:
+        return None
+    if rest.startswith(("mlp.gate_proj.", "mlp.up_proj.")):
+        return tensor[:width]
+    return tensor[:, :width] if rest == "mlp.down_proj.weight" else tensor
+
+
 def subnet_state_dict(state_dict: dict[str, torch.Tensor], subnet: Subnet) -> dict[str, torch.Tensor]:
     """The weights of a sub-network on its own: kept layers renumbered from 0, MLPs cut to their widths.
 
@@ -155,16 +169,10 @@ def subnet_state_dict(state_dict: dict[str, torch.Tensor], subnet: Subnet) -> di
     position = {layer: new for new, layer in enumerate(subnet.kept)}
     cut = {}
     for name, tensor in state_dict.items():
-        if not name.startswith("model.layers."):
+        part = active_part(name, tensor, subnet)
+        if not name.startswith(LAYERS):
             cut[name] = tensor
-            continue
-        layer, rest = name.removeprefix("model.layers.").split(".", 1)
-        width = subnet.widths[int(layer)]
-        if width is None:
-            continue
-        if rest.startswith(("mlp.gate_proj.", "mlp.up_proj.")):
-            tensor = tensor[:width]
-        elif rest == "mlp.down_proj.weight":
-            tensor = tensor[:, :width]
-        cut[f"model.layers.{position[int(layer)]}.{rest}"] = tensor.clone().contiguous()
+        elif part is not None:
+            layer, rest = name.removeprefix(LAYERS).split(".", 1)
+            cut[f"{LAYERS}{position[int(layer)]}.{rest}"] = part.clone().contiguous()
     return cut

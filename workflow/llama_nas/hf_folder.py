@@ -27,6 +27,7 @@ TOKENIZER_FILES = (
 # Licences travel with the weights: Llama's demands it.
 SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
+CHANNEL_ORDER_FILE = "channel_order.json"  # per layer: the base's number of each MLP channel, if they were sorted
 SUBNET_FILE = "subnet.json"  # in an export: which network it is
 CARD_FILE = "README.md"  # in an export: the model card
 MODELING_FILE = "modeling_subnet.py"  # in an export of mixed widths: how to build it

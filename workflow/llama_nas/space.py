@@ -175,10 +175,50 @@ class ModelShape:
 
 
 def kept_layers(depth_selection: str, depth: int, num_layers: int) -> tuple[int, ...]:
-    """The base layers that a network of this depth keeps. `first`: layers 0..depth-1, as DyNAS-T does."""
-    if depth_selection != "first":
-        raise UserError(f"config.yaml: space.depth_selection '{depth_selection}' is not known; known: first")
-    return tuple(range(min(depth, num_layers)))
+    """The base layers that a network of this depth keeps; a smaller depth keeps a subset of what a larger one keeps.
+
+    depth_selection: `first`, layers 0..depth-1, as DyNAS-T does; `even`, the dropped layers lie far from each other
+    and from both ends; or layer numbers joined by commas in the order in which layers are dropped, as measured by
+    `llama-nas order-layers`.
+    """
+    count = max(num_layers - depth, 0)
+    dropped = set(drop_order(depth_selection, num_layers)[:count])
+    if len(dropped) < count:
+        raise UserError(
+            f"config.yaml: space.depth_selection {depth_selection}: lists {len(dropped)} layers, but a network of "
+            f"{depth} layers drops {count}"
+        )
+    return tuple(layer for layer in range(num_layers) if layer not in dropped)
+
+
+def drop_order(depth_selection: str, num_layers: int) -> tuple[int, ...]:
+    """Layers in the order in which ever shallower networks drop them; raises UserError naming the config key."""
+    if depth_selection == "first":
+        return tuple(range(num_layers - 1, 0, -1))
+    if depth_selection == "even":
+        return _even_drop_order(num_layers)
+    try:
+        order = tuple(int(layer) for layer in depth_selection.split(","))
+    except ValueError:
+        raise UserError(
+            f"config.yaml: space.depth_selection '{depth_selection}' is not known; known: first, even, "
+            "or a list of layers to drop"
+        ) from None
+    if len(set(order)) < len(order) or not all(0 <= layer < num_layers for layer in order):
+        raise UserError(
+            f"config.yaml: space.depth_selection {depth_selection}: must be distinct layers in 0..{num_layers - 1}"
+        )
+    return order
+
+
+def _even_drop_order(num_layers: int) -> tuple[int, ...]:
+    """Each time the layer farthest from both ends and from all dropped before it, the lower one on ties."""
+    order: list[int] = []
+    inner = range(1, num_layers - 1)
+    while len(order) < len(inner):
+        marks = [0, num_layers - 1, *order]
+        order.append(max(set(inner) - set(order), key=lambda layer: (min(abs(layer - m) for m in marks), -layer)))
+    return (*order, num_layers - 1)
 
 
 @dataclass(frozen=True)
@@ -218,6 +258,7 @@ class SearchSpace:
                 f"config.yaml: space.widths {list(widths)} must lie in 1..{shape.intermediate_size}, "
                 "the model's MLP width"
             )
+        kept_layers(depth_selection, depths[0], shape.num_hidden_layers)  # refuses one that it does not know
         return cls(shape.num_hidden_layers, tuple(depths), tuple(widths), depth_selection)
 
     @cached_property

@@ -29,7 +29,9 @@ shell.prefix(
 
 WIDTHS = " ".join(map(str, config["space"]["widths"]))
 DEPTHS = " ".join(map(str, config["space"]["depths"]))
-SPACE = f"--widths {WIDTHS} --depths {DEPTHS} --depth-selection {config['space']['depth_selection']}"
+KEPT = config["space"]["depth_selection"]  # a word, or a list of layers
+DEPTH_SELECTION = KEPT if isinstance(KEPT, str) else ",".join(map(str, KEPT))
+SPACE = f"--widths {WIDTHS} --depths {DEPTHS} --depth-selection {DEPTH_SELECTION}"
 COMPUTE = f"--device {config['compute']['device']} --threads {config['compute']['threads']}"
 EMBEDDED = config["base"]["source"] == "embedded"
 HUB = config.get("data_root", "resources/hub")

@@ -9,13 +9,13 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from llama_nas.artifacts import file_digest, folder_digest
+from llama_nas.artifacts import folder_digest
 from llama_nas.code_digest import code_digest
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape, SearchSpace
 
-# Where a run reads, writes and how often it saves: none of this changes its result.
-_NOT_IDENTITY = ("base", "instructions", "output", "checkpoints", "checkpoint_every")
+# Where a run reads, writes, reports and how often it saves: none of this changes its result.
+_NOT_IDENTITY = ("base", "rows", "output", "checkpoints", "checkpoint_every", "tensorboard")
 _LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed")
 
 
@@ -24,7 +24,7 @@ class TrainingConfig:
     """One run of super-network fine-tuning, as `llama-nas finetune` is called; see its --help for each value."""
 
     base: Path
-    instructions: Path
+    rows: Path
     output: Path
     checkpoints: Path
     checkpoint_every: int
@@ -44,9 +44,14 @@ class TrainingConfig:
     warmup: float
     weight_decay: float
     max_grad_norm: float
-    max_length: int
-    subnet_steps: str
-    gradient_checkpointing: bool
+    subnet_steps: str = "alternate"
+    subnet_sampling: str = "uniform"
+    distillation: float = 0.0
+    freeze_inactive: bool = False
+    gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    probe_every: int = 0
+    tensorboard: Path | None = None
     optimizer: str = "adamw"  # `sgd` has no state and so shows gradients alone: tests compare engines with it
 
     @cached_property
@@ -65,12 +70,16 @@ class TrainingConfig:
             )
         return self.global_batch // rows
 
+    def check_engine(self) -> None:
+        """Refuse what no test compares with plain torch (tests/integration/test_training_zero.py)."""
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise UserError("config.yaml: training.offload_optimizer needs training.zero_stage 1, 2 or 3")
+
     def identity(self) -> str:
         """Digest of everything the weights depend on: values, contents of the inputs, code, library versions."""
         values = {key: value for key, value in asdict(self).items() if key not in _NOT_IDENTITY}
         values["base"] = folder_digest(self.base)
-        source = self.instructions
-        values["instructions"] = folder_digest(source) if source.is_dir() else file_digest(source)
+        values["rows"] = folder_digest(self.rows)
         values["code"] = code_digest("finetune")
         values["libraries"] = {library: version(library) for library in _LIBRARIES}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
 """Instruction data: Alpaca-shaped rows to token rows with a response mask, and the order they are trained in.
 
 Prompts are the two templates of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py); the loss is on the
-response and its end token.
+response and its end token. Rows are tokenised once, by `llama-nas tokenize`, into arrays that every rank maps into
+its memory.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_nas.artifacts import derived_seed
+from llama_nas.artifacts import atomic_folder, derived_seed, read_json, write_json
 from llama_nas.errors import UserError
+from llama_nas.space import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +39,7 @@ PROMPT_WITHOUT_INPUT = (
 )
 IGNORED = -100  # label of a token that is not trained on, as in torch's cross-entropy
 SUFFIXES = (".json", ".jsonl", ".parquet")
+ARRAYS = ("tokens", "starts", "prompt_lengths")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ class TokenRows:
 
     def digest(self) -> str:
         return hashlib.sha256(self.tokens.tobytes() + self.starts.tobytes() + self.prompt_lengths.tobytes()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenRows:
+        """The rows of a folder written by `llama-nas tokenize`, mapped rather than read."""
+        try:
+            return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: expected a folder written by `llama-nas tokenize` ({error})") from None
 
 
 def data_files(source: Path) -> list[Path]:
@@ -188,6 +203,41 @@ def tokenize(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBas
     return TokenRows(tokens, starts, np.array(prompt_lengths, dtype=np.int32))
 
 
+def tokenize_instructions(output: Path, *, base: Path, instructions: Path, max_length: int) -> None:
+    """Write the instructions as token rows of the base model's tokenizer: one .npy file per array, and rows.json.
+
+    Raises UserError for a bad row, by file and number, and for a tokenizer that does not fit the model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    vocabulary = ModelShape.from_folder(base).vocab_size
+    positions = AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings
+    if max_length > positions:
+        raise UserError(
+            f"config.yaml: training.max_length {max_length} exceeds the model's max_position_embeddings {positions}"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{base}: cannot load the tokenizer: {str(error).splitlines()[0]}") from error
+    rows = tokenize(read_instructions(instructions), tokenizer, max_length)
+    if rows.tokens.max(initial=0) >= vocabulary:
+        raise UserError(f"{base}: the tokenizer has token {rows.tokens.max()}, the model only {vocabulary} rows")
+    with atomic_folder(output) as folder:
+        rows.save(folder)
+        about = {"rows": len(rows), "tokens": len(rows.tokens), "vocabulary": vocabulary, "max_length": max_length}
+        write_json(folder / "rows.json", about)
+
+
+def load_rows(folder: Path, base: Path) -> TokenRows:
+    """The token rows of a folder; raises UserError if they were made for a model with another vocabulary."""
+    rows = TokenRows.load(folder)
+    made_for, vocabulary = read_json(folder / "rows.json")["vocabulary"], ModelShape.from_folder(base).vocab_size
+    if made_for != vocabulary:
+        raise UserError(f"{folder}: tokenised for a vocabulary of {made_for}, the model {base} has {vocabulary}")
+    return rows
+
+
 @dataclass(frozen=True)
 class BatchOrder:
     """The rows of every optimizer step: a new shuffle each epoch, its last partial batch dropped."""
@@ -209,8 +259,29 @@ class BatchOrder:
         first = step % self.steps_per_epoch * self.global_batch
         return rng.permutation(self.rows)[first : first + self.global_batch]
 
-    def micro_batches(self, step: int, rank: int, ranks: int, micro_batch: int) -> Iterator[np.ndarray]:
-        """Row numbers of each micro-batch of one rank, [micro_batch]: ranks take turns along the global batch."""
-        batch = self.batch(step)
-        for first in range(rank * micro_batch, self.global_batch, ranks * micro_batch):
-            yield batch[first : first + micro_batch]
+
+def micro_batches(
+    batch: np.ndarray, lengths: np.ndarray, rank: int, ranks: int, micro_batch: int
+) -> Iterator[np.ndarray]:
+    """Row numbers of each micro-batch of one rank, [micro_batch], of a global batch.
+
+    What all ranks compute at the same time is of similar length, so that little of it is padding: the step's loss is
+    one sum over the global batch, whose rows may be taken in any order. With one micro-batch a rank there is nothing
+    to arrange, and the rows stay in their order.
+    """
+    if len(batch) > ranks * micro_batch:
+        batch = batch[np.argsort(lengths[batch], kind="stable")]
+    for first in range(rank * micro_batch, len(batch), ranks * micro_batch):
+        yield batch[first : first + micro_batch]
+
+
+def padding_share(lengths: np.ndarray, order: BatchOrder, ranks: int, micro_batch: int) -> float:
+    """Share of the tokens computed in the first epoch that are padding."""
+    padded = used = 0
+    for step in range(order.steps_per_epoch):
+        batch = order.batch(step)
+        for rank in range(ranks):
+            for rows in micro_batches(batch, lengths, rank, ranks, micro_batch):
+                padded += len(rows) * int(lengths[rows].max())
+                used += int(lengths[rows].sum())
+    return 1 - used / padded

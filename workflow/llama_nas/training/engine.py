@@ -4,7 +4,7 @@ Whatever the ZeRO stage, an optimizer step computes what a one-process torch loo
 (sum of the losses over all response tokens of the global batch) / (number of those tokens), zero (not none) for
 parameters outside the active sub-network. DeepSpeed's own conventions that differ are undone here.
 
-Offload of parameters or optimizer state is not offered: the fix in `zero_stale_grads` does not cover it.
+Offload of parameters, or of anything to disk, is not offered: no test covers it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 
 from llama_nas.elastic import load_elastic
 from llama_nas.training.config import TrainingConfig
+from llama_nas.training.freeze import InactiveFreezer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +49,11 @@ def make_accelerator(config: TrainingConfig, parameters: int) -> Accelerator:
         gradient_accumulation_steps=config.accumulation,
         deepspeed_plugin=plugin,
         kwargs_handlers=[backend],
+        log_with="tensorboard" if config.tensorboard else None,
+        project_dir=config.tensorboard,
     )
+    if config.tensorboard:
+        accelerator.init_trackers("finetune")
     if accelerator.num_processes != config.ranks or accelerator.process_index != int(os.environ["RANK"]):
         raise RuntimeError(
             f"rank {os.environ['RANK']} of {config.ranks} is process {accelerator.process_index} of "
@@ -71,7 +76,9 @@ def deepspeed_config(config: TrainingConfig, parameters: int) -> dict[str, Any]:
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "stage3_gather_16bit_weights_on_model_save": True,  # gathers fp32 weights when training in fp32
+            "offload_optimizer": {"device": "cpu" if config.offload_optimizer else "none"},
         },
+        "zero_force_ds_cpu_optimizer": False,  # with offload, too, the optimizer is torch's
         "zero_allow_untested_optimizer": True,  # torch's optimizers: DeepSpeed's own are compiled at first use
         "steps_per_print": NEVER,
     }
@@ -90,6 +97,7 @@ def make_engine(accelerator: Accelerator, config: TrainingConfig) -> Any:
         # DeepSpeed's wrapper for this case makes AdamW's state by a step on zero gradients and leaves it counted,
         # which spoils the bias correction (fp16/unfused_optimizer.py: initialize_optimizer_states).
         engine.optimizer.optimizer.state.clear()
+    engine.freezer = InactiveFreezer(engine) if config.freeze_inactive else None
     return engine
 
 
@@ -114,14 +122,22 @@ def backward(accelerator: Accelerator, engine: Any, loss: torch.Tensor) -> None:
 
 
 def zero_stale_grads(engine: Any) -> None:
-    """Zero ZeRO-3's gradient partitions; call before the first micro-batch of every step.
+    """Zero the gradients that ZeRO keeps between steps; call before the first micro-batch of every step.
 
     A parameter without a gradient in this step (a dropped layer) otherwise keeps the partition of the last step that
-    gave it one, and the optimizer applies that again in every step (DeepSpeed 0.19.8, runtime/zero/stage3.py:
-    `partition_grads` writes only the partitions of parameters that have a gradient).
+    gave it one, and the optimizer applies that again in every step: with ZeRO-3 (DeepSpeed 0.19.8,
+    runtime/zero/stage3.py: `partition_grads` writes only the partitions of parameters that have a gradient), and with
+    offload at every stage, where the gradients of the fp32 partitions stay on the CPU.
     """
+    optimizer = engine.optimizer
     if engine.zero_optimization_partition_weights():
-        engine.optimizer.grad_partitions_flat_buffer.zero_()
+        optimizer.grad_partitions_flat_buffer.zero_()
+    if engine.zero_use_cpu_optimizer():
+        zero3 = engine.zero_optimization_partition_weights()
+        for partition in optimizer.fp32_partitioned_groups_flat if zero3 else optimizer.single_partition_of_fp32_groups:
+            if partition.grad is not None:
+                partition.grad.zero_()
+        optimizer.norm_for_param_grads.clear()  # they enter the norm that clipping is by
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:

@@ -1,22 +1,24 @@
-"""`llama-nas finetune`: check and tokenise the inputs once, then start one process per rank of this machine."""
+"""`llama-nas finetune`: check the inputs, then start one process per rank on this machine."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import logging
 import multiprocessing
+import signal
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llama_nas.errors import UserError
-from llama_nas.space import ModelShape
 from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig
-from llama_nas.training.data import BatchOrder, TokenRows, read_instructions, tokenize
+from llama_nas.training.data import load_rows, padding_share
 from llama_nas.training.nodes import Node, this_node
-from llama_nas.training.worker import BAD_INPUT, run_rank, total_steps
+from llama_nas.training.worker import BAD_INPUT, STOPPED, batch_order, run_rank, total_steps
 
 log = logging.getLogger(__name__)
 
@@ -35,60 +37,45 @@ def finetune(config: TrainingConfig, node: Node = ALONE) -> None:
 
     node: this machine, where the ranks are spread over several; every one of them makes the same call.
 
-    Raises UserError for bad input, before any process starts where that is possible.
+    Raises UserError for bad input, before any process starts where that is possible. SIGTERM ends the run with a
+    checkpoint and exit code 143.
     """
-    rows = check(config, node)
-    folder = config.checkpoints / config.identity()
+    check(config, node)
+    identity = config.identity()
+    checkpoint.remove_stale(config.checkpoints, identity)
+    folder = config.checkpoints / identity
     if step := checkpoint.latest_step(folder):
         log.info("%s: found a checkpoint after step %d", folder, step)
-    start_ranks(config, rows, folder, node)
+    start_ranks(config, folder, node)
 
 
-def check(config: TrainingConfig, node: Node) -> TokenRows:
-    """Everything that can be wrong with the inputs, cheapest first; returns the tokenised rows."""
+def check(config: TrainingConfig, node: Node) -> None:
+    """Everything that can be wrong with the inputs, cheapest first."""
     space = config.space
     accumulation = config.accumulation
     here = len(node.ranks(config.ranks))
+    config.check_engine()
     if config.device == "cuda" and torch.cuda.device_count() < here:
         raise UserError(
             f"config.yaml: training.ranks {config.ranks} with device cuda needs {here} GPUs on each of {node.count} "
             f"machines; this one has {torch.cuda.device_count()}"
         )
-    rows = load_rows(config)
-    order = BatchOrder(len(rows), config.global_batch, config.seed)
+    if config.tensorboard and not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
+        raise UserError("config.yaml: training.tensorboard needs the package tensorboard or tensorboardX")
+    rows = load_rows(config.rows, config.base)
+    order = batch_order(config, rows)
+    total = total_steps(config, order)
     log.info(
         "%d rows, %.1f tokens each (longest %d); %d steps, %d an epoch, %d rows left over in each; "
-        "batch %d = %d rows x %d micro-batches x %d ranks; %d networks",
-        len(rows), rows.lengths.mean() if len(rows) else 0, rows.lengths.max(initial=0),
-        total_steps(config, order), order.steps_per_epoch, len(rows) % config.global_batch,
-        config.global_batch, config.micro_batch, accumulation, config.ranks, space.num_networks,
+        "batch %d = %d rows x %d micro-batches x %d ranks, %.0f %% padding; %d networks",
+        order.rows, rows.lengths.mean(), rows.lengths.max(),
+        total, order.steps_per_epoch, order.rows % config.global_batch,
+        config.global_batch, config.micro_batch, accumulation, config.ranks,
+        100 * padding_share(rows.lengths, order, config.ranks, config.micro_batch), space.num_networks,
     )  # fmt: skip
-    return rows
 
 
-def load_rows(config: TrainingConfig) -> TokenRows:
-    """The instructions as token rows of the base model's tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    pairs = read_instructions(config.instructions)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config.base}: cannot load the tokenizer: {str(error).splitlines()[0]}") from error
-    positions = AutoConfig.from_pretrained(config.base, local_files_only=True).max_position_embeddings
-    if config.max_length > positions:
-        raise UserError(
-            f"config.yaml: training.max_length {config.max_length} exceeds the model's "
-            f"max_position_embeddings {positions}"
-        )
-    rows = tokenize(pairs, tokenizer, config.max_length)
-    vocabulary = ModelShape.from_folder(config.base).vocab_size
-    if rows.tokens.max(initial=0) >= vocabulary:
-        raise UserError(f"{config.base}: the tokenizer has token {rows.tokens.max()}, the model only {vocabulary} rows")
-    return rows
-
-
-def start_ranks(config: TrainingConfig, rows: TokenRows, folder: Path, node: Node) -> None:
+def start_ranks(config: TrainingConfig, folder: Path, node: Node) -> None:
     """Run this machine's ranks to their end. When one fails the others are ended; when this process dies they die too.
 
     Ranks on other machines end with the connections to the failed one, and with their srun.
@@ -99,11 +86,27 @@ def start_ranks(config: TrainingConfig, rows: TokenRows, folder: Path, node: Nod
     )
     node = dataclasses.replace(node, port=store.port)
     errors = multiprocessing.get_context("spawn").SimpleQueue()
+    ranks: Any = torch.multiprocessing.spawn(
+        run_rank, (node, config, folder, errors), nprocs=len(node.ranks(config.ranks)), join=False
+    )
+    asked = []
+
+    def pass_on(signum: int, _: Any) -> None:
+        asked.append(signum)
+        for process in ranks.processes:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        torch.multiprocessing.spawn(
-            run_rank, (node, config, rows, folder, errors), nprocs=len(node.ranks(config.ranks))
-        )
-    except torch.multiprocessing.ProcessExitedException as error:
-        if error.exit_code == BAD_INPUT and not errors.empty():
+        while not ranks.join():
+            pass
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException) as error:
+        exit_code = getattr(error, "exit_code", None)
+        if exit_code == BAD_INPUT and not errors.empty():
             raise UserError(errors.get()) from None
+        if exit_code == STOPPED or asked:
+            log.info("ended by SIGTERM; the same command continues the run")
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

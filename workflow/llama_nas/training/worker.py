@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -14,21 +13,22 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import transformers
-from torch.nn import functional
+from safetensors import SafetensorError
 
-from llama_nas.artifacts import atomic_folder, derived_seed, write_table
+from llama_nas.artifacts import atomic_folder, derived_seed
 from llama_nas.elastic import set_active
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import SIDE_FILES, copy_files
+from llama_nas.hf_folder import CHANNEL_ORDER_FILE, SIDE_FILES, copy_files
 from llama_nas.space import ModelShape
 from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig
-from llama_nas.training.data import IGNORED, BatchOrder, TokenRows
+from llama_nas.training.data import BatchOrder, TokenRows, load_rows, micro_batches
 from llama_nas.training.engine import backward, make_accelerator, make_engine, set_learning_rate, zero_stale_grads
+from llama_nas.training.loss import distillation_loss, response_loss
 from llama_nas.training.nodes import Node
+from llama_nas.training.probes import held_out, probe
 from llama_nas.training.sampling import subnet_at
 
 if TYPE_CHECKING:
@@ -39,11 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BAD_INPUT = 2  # exit code of a rank that raised UserError
+STOPPED = 3  # exit code of a rank that was asked to stop and has saved a checkpoint
 
 
-def run_rank(
-    index: int, node: Node, config: TrainingConfig, rows: TokenRows, folder: Path, errors: SimpleQueue
-) -> None:
+class Stopped(Exception):
+    """The run was asked to stop, and has saved a checkpoint."""
+
+
+def run_rank(index: int, node: Node, config: TrainingConfig, folder: Path, errors: SimpleQueue) -> None:
     """Entry of a spawned process, the `index`-th of this machine, `node`.
 
     Bad input and a full disk go to the launcher by `errors`, with exit code 2.
@@ -57,15 +60,12 @@ def run_rank(
     )
     prepare_process(rank, config, node)
     try:
-        train(config, rows, folder)
+        train(config, load_rows(config.rows, config.base), folder)
     except UserError as error:
         errors.put(str(error))
         sys.exit(BAD_INPUT)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        errors.put(f"no space left on the disk of {error.filename or config.output}")
-        sys.exit(BAD_INPUT)
+    except Stopped:
+        sys.exit(STOPPED)
     torch.distributed.destroy_process_group()
 
 
@@ -93,31 +93,66 @@ def prepare_process(rank: int, config: TrainingConfig, node: Node) -> None:
 def train(config: TrainingConfig, rows: TokenRows, folder: Path) -> None:
     """Train in this process, which is one of `config.ranks`, and write `config.output` from rank 0.
 
-    folder: this run's checkpoints, removed at the end.
+    folder: this run's checkpoints, removed at the end. Raises Stopped after SIGTERM, with a checkpoint saved.
     """
     accelerator = make_accelerator(config, ModelShape.from_folder(config.base).parameters(config.space.full))
     check_agreement(accelerator, config, rows)
     engine = make_engine(accelerator, config)
-    order = BatchOrder(len(rows), config.global_batch, config.seed)
+    order = batch_order(config, rows)
     total = total_steps(config, order)
-    restored = checkpoint.restore(accelerator, engine, folder)
-    history: list[Any] = [] if restored is None else restored.to_dict("records")
+    tables = checkpoint.restore(accelerator, engine, folder) or {"training": []}
+    history, probes = tables["training"], tables.setdefault("probes", [])
     progress = Progress(total, len(history))
-    for step in range(len(history), total):
-        history.append(train_step(accelerator, engine, config, rows, order, step, total))
-        progress.log(history)
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < total:
-            checkpoint.save(accelerator, engine, folder, step + 1, pd.DataFrame(history))
-    write_supernet(accelerator, engine, config, pd.DataFrame(history))
+    stop = StopSignal()
+    try:
+        for step in range(len(history), total):
+            history.append(train_step(accelerator, engine, config, rows, order, step, total))
+            progress.log(history)
+            done = step + 1
+            if config.probe_every and (done % config.probe_every == 0 or done == total):
+                probes += probe(accelerator, engine, config, rows, done)
+            report(accelerator, history, probes)
+            asked = stop.anywhere(accelerator)
+            if done < total and (asked or done % config.checkpoint_every == 0):
+                checkpoint.save(accelerator, engine, folder, done, tables)
+                if asked:
+                    log.info("stopped after step %d, as asked; the checkpoint is in %s", done, folder)
+                    raise Stopped
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+    write_supernet(accelerator, engine, config, tables)
     if accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class StopSignal:
+    """SIGTERM, as a cluster sends it some time before SIGKILL: noted, and acted on between two steps."""
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.received = True
+
+    def anywhere(self, accelerator: Accelerator) -> bool:
+        """Whether any rank has received it; all ranks get the same answer."""
+        ranks = torch.tensor(float(self.received), device=accelerator.device)
+        torch.distributed.all_reduce(ranks)
+        return ranks.item() > 0
+
+
+def batch_order(config: TrainingConfig, rows: TokenRows) -> BatchOrder:
+    """The order of the rows that are trained on; those held out for probes are the last ones."""
+    return BatchOrder(len(rows) - held_out(config, len(rows)), config.global_batch, config.seed)
+
+
 def total_steps(config: TrainingConfig, order: BatchOrder) -> int:
     """Optimizer steps of the run; raises UserError if the data do not fill one."""
-    if not order.steps_per_epoch:
+    if order.rows < order.global_batch:
         raise UserError(
-            f"{config.instructions}: {order.rows} usable rows do not fill one batch; "
+            f"{config.rows}: {order.rows} usable rows do not fill one batch; "
             f"training.global_batch is {order.global_batch}"
         )
     return max(1, round(config.epochs * order.steps_per_epoch))
@@ -134,7 +169,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup: float) -> float
 def check_agreement(accelerator: Accelerator, config: TrainingConfig, rows: TokenRows) -> None:
     """All ranks hold the same rows and draw the same networks, and each rank is there once."""
     space = config.space
-    networks = [subnet_at(step, space, config.seed, config.subnet_steps) for step in range(16)]
+    networks = [subnet_at(step, space, config.seed, config.subnet_steps, config.subnet_sampling) for step in range(16)]
     mine = (rows.digest(), [space.id(network or space.full) for network in networks])
     views: list[Any] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(views, (accelerator.process_index, *mine))
@@ -157,22 +192,25 @@ def train_step(
     computes from the data order without communication.
     """
     space = config.space
-    subnet = subnet_at(step, space, config.seed, config.subnet_steps)
+    subnet = subnet_at(step, space, config.seed, config.subnet_steps, config.subnet_sampling)
     learning_rate = learning_rate_at(step, total, config.learning_rate, config.warmup)
-    response_tokens = rows.response_tokens(order.batch(step))
+    batch = order.batch(step)
+    response_tokens = rows.response_tokens(batch)
     torch.manual_seed(derived_seed(config.seed, "finetune", "dropout", step, accelerator.process_index))
     set_active(engine.module, subnet)  # stays set in the backward pass: gradient checkpointing runs the forward again
     set_learning_rate(engine, learning_rate)
     zero_stale_grads(engine)
+    if engine.freezer:
+        engine.freezer.subnet = subnet
     loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    for batch in order.micro_batches(step, accelerator.process_index, config.ranks, config.micro_batch):
-        inputs, labels = (tensor.to(accelerator.device) for tensor in rows.batch(batch))
+    for own in micro_batches(batch, rows.lengths, accelerator.process_index, config.ranks, config.micro_batch):
+        inputs, labels = (tensor.to(accelerator.device) for tensor in rows.batch(own))
         with accelerator.accumulate(engine):
-            logits = engine(input_ids=inputs, use_cache=False).logits
-            loss = functional.cross_entropy(
-                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
-            backward(accelerator, engine, loss / response_tokens)
+            if config.distillation and subnet is not None:
+                loss, objective = distillation_loss(engine, subnet, inputs, labels, config.distillation)
+            else:
+                loss = objective = response_loss(engine(input_ids=inputs, use_cache=False).logits, labels)
+            backward(accelerator, engine, objective / response_tokens)
         loss_sum += loss.detach()
     torch.distributed.all_reduce(loss_sum)
     if not torch.isfinite(loss_sum):
@@ -185,23 +223,36 @@ def train_step(
         "loss": loss_sum.item() / response_tokens,
         "learning_rate": learning_rate,
         "response_tokens": response_tokens,
+        "tokens": int(rows.lengths[batch].sum()),
     }
 
 
-def write_supernet(accelerator: Accelerator, engine: Any, config: TrainingConfig, history: pd.DataFrame) -> None:
-    """Gather the weights and write the Hugging Face folder with training.csv from rank 0.
+def write_supernet(accelerator: Accelerator, engine: Any, config: TrainingConfig, tables: checkpoint.Tables) -> None:
+    """Gather the weights and write the Hugging Face folder with training.csv (and probes.csv) from rank 0.
 
-    Weights have the dtype trained in and stock names, so that the folder loads in stock software.
+    Weights have the dtype trained in and stock names, so that the folder loads in stock software. Raises UserError
+    where it cannot be written (a full disk); the latest checkpoint stays.
     """
     set_active(engine.module, None)
     state_dict = accelerator.get_state_dict(engine)  # complete on rank 0
     if accelerator.is_main_process:
-        with atomic_folder(config.output) as folder:
-            engine.module.save_pretrained(folder, state_dict=state_dict)
-            copy_files(config.base, folder, SIDE_FILES)
-            write_table(folder / "training.csv", history)
-        log.info("wrote %s after %d steps", config.output, len(history))
+        try:
+            with atomic_folder(config.output) as folder:
+                engine.module.save_pretrained(folder, state_dict=state_dict)
+                copy_files(config.base, folder, (*SIDE_FILES, CHANNEL_ORDER_FILE))
+                checkpoint.write_tables(folder, tables)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{config.output}: could not be written ({str(error).splitlines()[0]})") from error
+        log.info("wrote %s after %d steps", config.output, len(tables["training"]))
     accelerator.wait_for_everyone()
+
+
+def report(accelerator: Accelerator, history: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
+    """The newest step, and the probes made after it, to accelerate's trackers, if the run has any."""
+    row = history[-1]
+    values = {f"loss/{row['kind']}": row["loss"], "learning_rate": row["learning_rate"]}
+    values |= {f"probe/{probe['subnet_id']}": probe["loss"] for probe in probes if probe["step"] == row["step"] + 1}
+    accelerator.log(values, step=row["step"])
 
 
 class Progress:
@@ -221,10 +272,10 @@ class Progress:
         for kind in ("full", "subnet"):
             values = [row["loss"] for row in recent if row["kind"] == kind]
             losses.append(f"{kind} {sum(values) / len(values):.4f}" if values else f"{kind} -")
-        tokens = sum(row["response_tokens"] for row in recent) / max(now - self.last, 1e-9)
+        tokens = sum(row["tokens"] for row in recent) / max(now - self.last, 1e-9)
         left = (now - self.start) / (done - self.start_step) * (self.total - done)
         log.info(
-            "step %d/%d  epoch %d  loss: %s  lr %.2e  %.3g response tokens/s  %.0f s left",
+            "step %d/%d  epoch %d  loss: %s  lr %.2e  %.3g tokens/s  %.0f s left",
             done, self.total, history[-1]["epoch"], ", ".join(losses), history[-1]["learning_rate"], tokens, left,
         )  # fmt: skip
         self.last, self.logged = now, done
