@@ -144,7 +144,7 @@ def depth_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         for (depth, color), marker in zip(_depth_colors(evaluations), "osD^v<>ph*", strict=False):
             shares = [100 * (group["layers"] == depth).mean() for group in groups]
             axes.plot(percentiles, shares, color=color, marker=marker, markersize=4, label=f"{depth} layers")
-        for percentile in (0, 25, 50, 75, 90, 95):
+        for percentile in (0, 25, 50, 75, 95):
             count = len(groups[int(percentile // 5)])
             axes.annotate(f"n={count}", (percentile, 101), ha="center", fontsize=7.5, annotation_clip=False)
         axes.set_ylim(-2, 104)
