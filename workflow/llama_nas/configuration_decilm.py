@@ -24,4 +24,4 @@ class DeciLMConfig(LlamaConfig):
         super().__init__(**kwargs)
         self.block_configs = [Block({part: Block(block[part]) for part in block}) for block in block_configs or []]
         if not hasattr(self, "rope_theta"):  # transformers 5 keeps it in rope_parameters; some servers look here
-            self.rope_theta = self.rope_parameters["rope_theta"]
+            self.rope_theta = dict(self.rope_parameters or {})["rope_theta"]

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,9 @@ class Phase:
         """Of all steps: two per weight and token, four per attended position, head and entry of it; one logit row."""
         shape, layers = entry.shape, entry.network.layers
         attended = self.context + (self.tokens * self.steps + 1) / 2  # on average, in a causal pass
-        per_token = 2 * shape.decoder_weights(entry.network)
-        per_token += 4 * layers * shape.num_attention_heads * shape.head_dim * attended
+        per_token = 2 * shape.decoder_weights(entry.network) + (
+            4 * layers * shape.num_attention_heads * shape.head_dim * attended
+        )
         head = 2 * shape.vocab_size * shape.hidden_size
         return self.batch * self.steps * (self.tokens * per_token + head)
 
@@ -189,7 +190,7 @@ def measure_device(device: str) -> Device:
         while seconds < LONG_ENOUGH and side < 8192:
             side *= 2
             square = torch.ones(side, side, dtype=dtype, device=device)
-            seconds = _best_seconds(lambda m=square: m @ m, square.device)
+            seconds = _best_seconds(partial(torch.matmul, square, square), square.device)
         return 2 * side**3 / seconds
 
     vector = torch.ones(2**25, device=device)

@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 8.5,
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.5,
 }
@@ -139,12 +139,12 @@ def depth_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
     """Share of each layer count among the networks at or above a percentile of the scores (paper, Figure 6)."""
     task = _Task(summary, evaluations)
     percentiles = np.arange(0, 100, 5)
-    groups = [task.above(percentile) for percentile in percentiles]
+    groups = [task.above(float(percentile)) for percentile in percentiles]
     with _figure(5.6, 3.8) as (figure, (axes,)):
         for (depth, color), marker in zip(_depth_colors(evaluations), "osD^v<>ph*", strict=False):
             shares = [100 * (group["layers"] == depth).mean() for group in groups]
             axes.plot(percentiles, shares, color=color, marker=marker, markersize=4, label=f"{depth} layers")
-        for percentile in (0, 25, 50, 75, 90, 95):
+        for percentile in (0, 25, 50, 75, 95):
             count = len(groups[int(percentile // 5)])
             axes.annotate(f"n={count}", (percentile, 101), ha="center", fontsize=7.5, annotation_clip=False)
         axes.set_ylim(-2, 104)
@@ -228,7 +228,7 @@ class _Task:
 
     def above(self, percentile: float) -> pd.DataFrame:
         """The evaluated networks whose score is at or above a percentile of all, better being higher."""
-        gains = self.metric.improvement(self.evaluations[self.metric.name], 0.0)
+        gains = np.array([self.metric.improvement(value, 0.0) for value in self.evaluations[self.metric.name]])
         return self.evaluations[gains >= np.percentile(gains, percentile)]
 
     def points(

@@ -195,8 +195,10 @@ def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
         rows = speeds.loc[speeds["phase"] == phase, ["model", "precision", *MEASURED]]
         names = {column: prefix + column for column in MEASURED}
         table = table.merge(rows.rename(columns=names), on=["model", "precision"], how="left", validate="one_to_one")
-    settings = speeds.groupby(["model", "precision"], sort=False).apply(_setting, include_groups=False)
-    return table.merge(settings.rename("throughput_setting"), on=["model", "precision"], how="left")
+    groups = speeds.groupby(["model", "precision"], sort=False)
+    settings = [(model, precision, _setting(rows)) for (model, precision), rows in groups]
+    named = pd.DataFrame(settings, columns=["model", "precision", "throughput_setting"])
+    return table.merge(named, on=["model", "precision"], how="left")
 
 
 def _setting(rows: pd.DataFrame) -> str:
