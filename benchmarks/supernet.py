@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from llama_nas.elastic import load_elastic
 from llama_nas.pareto import hypervolume
 from llama_nas.space import Genotype, ModelShape, SearchSpace
 
-RANDOM_NETWORKS = 60
+RANDOM_NETWORKS = 30
 log = logging.getLogger("supernet")
 
 
@@ -62,11 +63,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--alone", nargs="*", default=["smallest", "narrow", "shallow"], help="probes trained alone")
+    parser.add_argument("--tasks", nargs="+", help="of config.yaml; default: all")
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/supernet.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
+    config["tasks"] = {task: config["tasks"][task] for task in args.tasks or config["tasks"]}
     torch.set_num_threads(config["compute"]["threads"])
     seeds = {}
     for seed in args.seeds:
@@ -74,7 +77,7 @@ def main() -> None:
         prepare(work, seed, config)
         seeds[str(seed)] = {name: measure(work, seed, name, config) for name in [UNTRAINED, *args.variants]}
         seeds[str(seed)] |= {f"alone: {role}": alone(work, seed, role, config) for role in args.alone}
-    write_json(args.output, {"training": config["training"], "seeds": seeds})
+    write_json(args.output, {"training": config["training"], "tasks": list(config["tasks"]), "seeds": seeds})
     print(markdown(seeds))
 
 
@@ -165,7 +168,7 @@ def scores(folder: Path, work: Path, seed: int, space: SearchSpace, config: dict
     return {
         "probes": {role: mean[role] for role in probes(space)},
         "random_mean": float(np.mean([mean[role] for role in drawn])),
-        "hypervolume": front_hypervolume(sizes, np.array(list(mean.values()))),
+        "hypervolume": front_hypervolume(sizes, np.array(list(mean.values())), tasks),
         "tasks": {task: {role: own[role] for role in probes(space)} for task, own in tasks.items()},
     }
 
@@ -174,9 +177,9 @@ def space_parameters(work: Path, space: SearchSpace, genotype: Genotype) -> int:
     return ModelShape.from_folder(work / "base").parameters(space.subnet(genotype))
 
 
-def front_hypervolume(sizes: np.ndarray, accuracies: np.ndarray) -> float:
+def front_hypervolume(sizes: np.ndarray, accuracies: np.ndarray, tasks: Iterable[str]) -> float:
     """Share of the rectangle (smallest to largest network) x (chance to 1) that the front dominates."""
-    chance = float(np.mean(list(CHANCE.values())))
+    chance = float(np.mean([CHANCE[task] for task in tasks]))
     points = np.stack([(sizes - sizes.min()) / (sizes.max() - sizes.min()), (1 - accuracies) / (1 - chance)], axis=1)
     return hypervolume(points, np.array([1.0, 1.0]))
 
@@ -188,24 +191,27 @@ def score_networks(
     import pandas as pd
 
     path = folder.with_name(f"{folder.name}-{space.depth_selection.replace(',', '-')}.scores.json")
-    if path.exists():
-        return read_json(path)
+    found = read_json(path) if path.exists() else {}
+    missing = {task: settings for task, settings in config["tasks"].items() if task not in found}
+    if not missing:
+        return {task: found[task] for task in config["tasks"]}
     model = load_elastic(folder)
     ids = [space.id(space.subnet(genotype)) for genotype in named.values()]
     unique = pd.DataFrame({"subnet_id": list(dict.fromkeys(ids)), "role": ""})
-    found = {}
-    for task, settings in config["tasks"].items():
+    for task, settings in missing.items():
         rows, _ = answer(model, compiled_task(work, task, settings), space, unique)
         accuracy = {row["subnet_id"]: row["accuracy"] for row in rows}
         found[task] = {role: accuracy[id] for role, id in zip(named, ids, strict=True)}
-    write_json(path, found)
-    return found
+        write_json(path, found)
+    return {task: found[task] for task in config["tasks"]}
 
 
 def markdown(seeds: dict[str, Any]) -> str:
     """Means over the seeds with standard errors, and each variant's difference to the paper's recipe, seed by seed."""
     roles = ["full", "mixed", "shallow", "shallow, mixed", "narrow", "smallest"]
-    lines = ["| variant | " + " | ".join(roles) + " | 60 random | hypervolume | hypervolume - paper's |"]
+    lines = [
+        "| variant | " + " | ".join(roles) + f" | {RANDOM_NETWORKS} random | hypervolume | hypervolume - paper's |"
+    ]
     lines += ["|---|" + "---|" * (len(roles) + 3)]
     for name in next(iter(seeds.values())):
         own = [seed[name] for seed in seeds.values()]
