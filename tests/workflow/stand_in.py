@@ -10,20 +10,31 @@ from pathlib import Path
 from llama_nas.cli import build_parser
 
 FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "finetune", "export", "quantize"}
+OTHER_OUTPUTS = {
+    "timings",
+    "history",
+    "figure",
+    "checkpoints",
+    "about",
+    "layers",
+    "layers_figure",
+    "maps",
+    "maps_figure",
+}
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 
 def main() -> None:
     args = vars(build_parser().parse_args())
     for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in ("output", "timings", "history", "figure", "checkpoints"):
+        if isinstance(value, Path) and name not in ("output", *OTHER_OUTPUTS):
             made_here = name == "evaluations" and args["stage"] == "fit"
             if not made_here and not value.exists():
                 sys.exit(f"{args['stage']}: --{name} {value} does not exist")
     if args["stage"] == "fit":
         args["evaluations"].write_text("evaluations\n")
-    for extra in ("history", "figure"):
-        if extra in args:
+    for extra in OTHER_OUTPUTS - {"timings", "checkpoints"}:
+        if isinstance(args.get(extra), Path):
             args[extra].write_text(f"{extra}\n")
     if args["stage"] in FOLDERS:
         (args["output"] / "hub").mkdir(parents=True)
