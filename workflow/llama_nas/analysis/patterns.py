@@ -56,7 +56,8 @@ def find_patterns(
     table = read_table(evaluations, ["subnet_id", "layers", metric.name]).drop_duplicates("subnet_id")
     count = ModelShape.from_folder(model).num_hidden_layers
     table = table.assign(gain=[metric.improvement(value, 0.0) for value in table[metric.name]])
-    table["subnet"] = [parse_id(subnet_id, count, widths) for subnet_id in table["subnet_id"]]
+    subnets = [parse_id(subnet_id, count, widths) for subnet_id in table["subnet_id"]]
+    table["widths"] = pd.Series([subnet.widths for subnet in subnets], index=table.index, dtype=object)
 
     by_layers, by_width = layer_counts(table, metric), width_maps(table, metric, widths)
     label = {"task": settings["task"], "source": str(evaluations)}
@@ -92,9 +93,7 @@ def width_maps(table: pd.DataFrame, metric: Metric, widths: Sequence[int]) -> pd
     for layers, own in table.groupby("layers"):
         for percentile in PERCENTILES:
             good, threshold = _best(own, percentile, metric)
-            chosen = np.array(
-                [[width or 0 for width in subnet.widths] for subnet in good["subnet"]]
-            )  # [network, layer]
+            chosen = np.array([[width or 0 for width in kept] for kept in good["widths"]])  # [network, layer]
             for layer in np.flatnonzero(chosen.any(axis=0)):
                 for width in widths:
                     count = int((chosen[:, layer] == width).sum())
@@ -171,8 +170,8 @@ def judge_heuristics(
     table["metric"] = metric.name
     kept = ["subnet_id", "origin", "layers", "parameters", "size_bytes", "metric", "value", "stderr", "items"]
     write_table(output, table[[*kept, "difference_to_full", "front_value"]])
-    for row in table.itertuples():
-        log.info("%s, %s: %s", row.subnet_id, row.origin, metric.text(row.value, row.stderr))
+    for row in table.to_dict("records"):
+        log.info("%s, %s: %s", row["subnet_id"], row["origin"], metric.text(row["value"], row["stderr"]))
 
 
 def _best_within(front: pd.DataFrame, size_bytes: int, metric: Metric) -> float:

@@ -22,7 +22,7 @@ def algorithm(
         return Linas(variant, population, generations, operators)
     if name == "nsga2":
         return Nsga2(population, operators)
-    return {"random": Random, "additive": Additive}[name]()
+    return Random() if name == "random" else Additive()
 
 
 @dataclass(frozen=True)

@@ -158,13 +158,12 @@ def crossed(space: SearchSpace, pairs: np.ndarray, operators: Operators, rng: np
     """
     matings, _, genes = pairs.shape
     children = pairs.swapaxes(0, 1).copy()
-    mates = rng.random(matings) < operators.crossover_probability
+    mates = np.less(rng.random(matings), operators.crossover_probability)
     if mates.any():
         rng.random((matings, 1))  # pymoo draws here which matings exchange values; all do
         at = (rng.random((matings, genes)) < 0.5) & (children[0] != children[1])
         first, second = children[:, at].astype(float)
-        low, high, top = np.minimum(first, second), np.maximum(first, second), np.nonzero(at)[1]
-        top = space.bounds[top] - 1.0
+        low, high, top = np.minimum(first, second), np.maximum(first, second), space.bounds[np.nonzero(at)[1]] - 1.0
         draw, swap = rng.random(len(low)), rng.random(len(low)) < 0.5
         power, gap = operators.crossover_eta + 1.0, high - low
         nearer_low = 0.5 * ((low + high) - _spread(1.0 + 2.0 * low / gap, draw, power) * gap)

@@ -50,11 +50,9 @@ def pick_network(
         if fitting.empty:
             limit, best = "" if max_size is None else f" of at most {max_size}", within[metric].max()
             raise UserError(f"{path}: no network{limit} has {metric} {min_accuracy:g} or more; the best has {best:.4f}")
-    if max_size is None and min_accuracy is not None:
-        chosen = fitting.loc[fitting["bytes"].idxmin()]
-    else:
-        ordered = fitting.assign(error=described.minimised(fitting[metric].to_numpy()))
-        chosen = ordered.sort_values(["error", "bytes"]).iloc[0]
+    smallest_first = max_size is None and min_accuracy is not None
+    ordered = fitting.assign(error=described.minimised(fitting[metric].to_numpy()))
+    chosen = ordered.sort_values(["bytes"] if smallest_first else ["error", "bytes"]).iloc[0]
     answer = _described(results, task, precision, metric, chosen)
     if output is not None:
         write_json(output, answer)
