@@ -24,6 +24,7 @@ include: "workflow/rules/search.smk"
 include: "workflow/rules/exhaustive.smk"
 include: "workflow/rules/subnets.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/patterns.smk"
 
 
 rule all:

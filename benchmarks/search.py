@@ -1,20 +1,25 @@
 """How much front a search finds per evaluation, on tables of every network's real score (`snakemake exhaustive`).
 
-    python benchmarks/search.py --tables <folder>/results/exhaustive/*.csv [--seeds 20]
+    python benchmarks/search.py --tables <folder>/results/exhaustive/*.csv [--seeds 20] [--jobs 2]
 
-Runs each algorithm on each table with each seed. Nothing is evaluated: a score is looked up. Hypervolume is of
-(parameters, metric), between the smallest and the largest network and from the table's worst score on, as a share of
-the true front's. Prints, per table and algorithm, its median and 5-95 % range after 50, 100, ... evaluations, the
-median number of evaluations until strict LINAS's own median at 250 is reached, the share of the true front that is
-found, and seconds. Writes benchmarks/search.csv and docs/figures/search.svg.
+Runs each algorithm on each table with each seed, by the code of the workflow's stages. Nothing is evaluated: a score is
+looked up. Hypervolume is of (parameters, metric), between the smallest and the largest network and from the table's
+worst score on, as a share of the true front's, after every tenth evaluation in the order of candidates.csv. Prints, per
+table and algorithm, its median after 50, 100, ... evaluations and its 5-95 % range at 250, the median number of
+evaluations until strict LINAS's own median at 250 is reached, the share of the true front that is found, repeats and
+seconds. Writes benchmarks/search.csv and docs/figures/search.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +29,24 @@ from matplotlib.figure import Figure
 
 from llama_nas.artifacts import derived_seed, read_json, read_table, write_table
 from llama_nas.pareto import hypervolume, non_dominated
-from llama_nas.search import encoding, linas, nsga, sampling
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import algorithm
 from llama_nas.search.predictors import Predictor, choose
+from llama_nas.search.proposal import Known, Predict, due
+from llama_nas.search.records import Task
 from llama_nas.space import ModelShape, SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-POPULATION, EVALUATIONS, GENERATIONS = 50, 250, 100
-STRICT_GENERATIONS = 400  # DyNAS-T: 20,000 predictions
-OPERATORS = nsga.Operators(0.9, 15.0, 0.02, 20.0)  # paper, section 3.1
+POPULATION, EVALUATIONS = 50, 250
+EVERY = 10  # evaluations between two points of a curve
+ALGORITHMS = {  # name, variant and inner generations; strict with DyNAS-T's 20,000 predictions
+    "linas, strict": ("linas", "strict", 400),
+    "linas, default": ("linas", "default", 100),
+    "nsga2": ("nsga2", "default", 0),
+    "random": ("random", "default", 0),
+    "additive": ("additive", "default", 0),
+}
+REFERENCE = "linas, strict"
 
 
 @dataclass(frozen=True)
@@ -39,15 +54,24 @@ class Table:
     """The truth about one task of one super-network."""
 
     name: str
+    task: Task
     space: SearchSpace
     shape: ModelShape
     objectives: dict[str, tuple[float, float]]  # subnet id: parameters and metric, minimised
+    worst: np.ndarray  # [2], the largest size and the worst score
+    best: np.ndarray  # [2]
+    front: set[tuple[float, float]]
 
     def look_up(self, genotypes: np.ndarray) -> np.ndarray:
-        return np.array([self.objectives[i] for i in encoding.subnet_ids(self.space, genotypes)])
+        return np.array([self.objectives[i] for i in encoding.subnet_ids(self.space, genotypes)]).reshape(-1, 2)
 
+    def share(self, objectives: np.ndarray) -> float:
+        """Hypervolume over that of the true front; both axes are scaled to 0..1."""
+        return self._hypervolume(objectives) / self._hypervolume(np.array(list(self.front)))
 
-Algorithm = Callable[[Table, int], Iterator[np.ndarray]]  # batches of genotypes in the order of their evaluation
+    def _hypervolume(self, objectives: np.ndarray) -> float:
+        scaled = (objectives - self.best) / (self.worst - self.best)
+        return hypervolume(scaled, np.array([1.0 + 1e-9, 1.0 + 1e-9]))
 
 
 def main() -> None:
@@ -55,156 +79,103 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="CSVs of `llama-nas tabulate`")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/search.csv")
     parser.add_argument("--figure", type=Path, default=REPOSITORY / "docs/figures/search.svg")
     args = parser.parse_args()
+    if len({stem(path) for path in args.tables}) < len(args.tables):
+        sys.exit("--tables: two files of the same name; results are told apart by it")
     rows: list[dict[str, Any]] = []
-    for path in args.tables:
-        table = read(path)
-        for name in args.algorithms:
-            for seed in range(args.seeds):
-                rows += [
-                    {"table": table.name, "algorithm": name, "seed": seed} | row for row in measure(table, name, seed)
-                ]
-            print(f"{table.name}: {name} done", flush=True)
+    with ProcessPoolExecutor(args.jobs) as processes:
+        for path, name in product(args.tables, args.algorithms):
+            start = time.perf_counter()
+            for of_seed in processes.map(partial(measure, path, name), range(args.seeds)):
+                rows += of_seed
+            print(f"{stem(path)}: {name}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     result = pd.DataFrame(rows)
     write_table(args.output, result)
     figure(result, args.figure)
     print(markdown(result))
 
 
+def stem(path: Path) -> str:
+    """`arc_easy` of arc_easy.csv and of arc_easy.csv.gz."""
+    return path.name.split(".")[0]
+
+
+@cache
 def read(path: Path) -> Table:
-    """A table and, beside it, the JSON that says what it is of; the model's config.json lies in the run's results."""
-    about = read_json(path.with_suffix(".json"))
+    """A table and, beside it, the JSON that says what it is of."""
+    about = read_json(path.parent / f"{stem(path)}.json")
+    task = Task(about["task"], about["metric"], about["higher_is_better"])
     shape = ModelShape(**about["shape"])
     space = SearchSpace.for_model(shape, about["depths"], about["widths"], about["depth_selection"])
-    rows = read_table(path, ["subnet_id", "parameters", about["metric"]])
-    sign = -1 if about["higher_is_better"] else 1
-    values = zip(rows["parameters"].astype(float), sign * rows[about["metric"]], strict=True)
-    return Table(about["task"], space, shape, dict(zip(rows["subnet_id"], values, strict=True)))
+    rows = read_table(path, ["subnet_id", "parameters", task.metric])
+    values = np.column_stack([rows["parameters"], task.minimised(rows[task.metric].to_numpy())]).astype(float)
+    objectives = dict(zip(rows["subnet_id"], map(tuple, values.tolist()), strict=True))
+    front = set(map(tuple, values[non_dominated(values)].tolist()))
+    return Table(stem(path), task, space, shape, objectives, values.max(axis=0), values.min(axis=0), front)
 
 
-def measure(table: Table, algorithm: str, seed: int) -> list[dict[str, Any]]:
-    """Share of the true hypervolume, of the true front's networks, repeats and seconds after each batch."""
-    every = np.array(list(table.objectives.values()))
-    reference = every.max(axis=0)
-    ideal = every.min(axis=0)
-    true_front = every[non_dominated(every)]
-
-    def share(objectives: np.ndarray) -> float:
-        """Both axes are scaled to 0..1, where the largest network and the worst score are 1."""
-        scaled = (objectives - ideal) / (reference - ideal)
-        return hypervolume(scaled, np.array([1.0 + 1e-9, 1.0 + 1e-9]))
-
-    whole = share(true_front)
-    seen = np.empty((0, 2))
-    ids: list[str] = []
-    rows = []
+def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
+    """Share of the true hypervolume, of the true front's networks, repeats and seconds along one search."""
+    table = read(path)
     start = time.perf_counter()
-    for batch in ALGORITHMS[algorithm](table, seed):
-        seen = np.concatenate([seen, table.look_up(batch)])
-        ids += encoding.subnet_ids(table.space, batch)
-        front = seen[non_dominated(seen)]
-        found = {tuple(point) for point in front} & {tuple(point) for point in true_front}
+    genotypes = np.concatenate(list(search(table, name, seed)))
+    seconds = time.perf_counter() - start
+    values, ids = table.look_up(genotypes), encoding.subnet_ids(table.space, genotypes)
+    rows = []
+    for evaluations in range(EVERY, len(ids) + 1, EVERY):
+        seen = values[:evaluations]
+        found = table.front & set(map(tuple, seen.tolist()))
         rows.append(
             {
-                "evaluations": len(seen),
-                "hypervolume": share(front) / whole,
-                "front_found": len(found) / len(true_front),
-                "repeats": len(ids) - len(set(ids)),
-                "seconds": time.perf_counter() - start,
+                "table": table.name,
+                "algorithm": name,
+                "seed": seed,
+                "evaluations": evaluations,
+                "hypervolume": table.share(seen),
+                "front_found": len(found) / len(table.front),
+                "repeats": evaluations - len(set(ids[:evaluations])),
+                "seconds": seconds * evaluations / len(ids),
             }
         )
     return rows
 
 
-def search_linas(variant: str, generations: int) -> Algorithm:
-    def run(table: Table, seed: int) -> Iterator[np.ndarray]:
-        space, masked = table.space, variant == "default"
-        rng = np.random.default_rng(derived_seed(seed, "sample", table.name, 1))
-        batch, _ = sampling.first_round(space, table.shape, POPULATION, variant, rng)
-        known = np.empty((0, batch.shape[1]), dtype=int)
-        objectives = np.empty((0, 2))
-        for round_number in range(1, EVALUATIONS // POPULATION + 1):
-            yield batch
-            known, objectives = np.concatenate([known, batch]), np.concatenate([objectives, table.look_up(batch)])
-            if round_number == EVALUATIONS // POPULATION:
-                return
-            features = encoding.one_hot(space, known, masked)
-            fit_seed = derived_seed(seed, "fit", table.name, round_number)
-            best, _ = choose("auto", variant, features, objectives[:, 1], fit_seed)
-            fitted = Predictor(best.kind, best.hyperparameters, variant, fit_seed).fit(features, objectives[:, 1])
-            batch = linas.propose(
-                space,
-                table.shape,
-                lambda g, fitted=fitted: fitted.predict(encoding.one_hot(space, g, masked)) if len(g) else np.empty(0),
-                linas.Known(known, objectives),
-                POPULATION,
-                generations,
-                OPERATORS,
-                variant,
-                derived_seed(seed, "propose", table.name, round_number),
-            ).genotypes
-
-    return run
+def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
+    """The genotypes of each round, int [n, g]: what sample, fit and propose do, without files."""
+    kind, variant, generations = ALGORITHMS[name]
+    chosen = algorithm(kind, variant, POPULATION, generations)
+    space, shape, task = table.space, table.shape, table.task.name
+    rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
+    batch = chosen.first(space, shape, POPULATION, rng).genotypes
+    known = Known(batch[:0], np.empty((0, 2)), np.empty(0, dtype=int))
+    rounds = EVALUATIONS // POPULATION
+    for round_number in range(1, rounds + 1):
+        yield batch
+        if round_number == rounds:
+            return
+        known = Known(
+            np.concatenate([known.genotypes, encoding.canonical(space, batch)]),
+            np.concatenate([known.objectives, table.look_up(batch)]),
+            np.concatenate([known.rounds, np.full(len(batch), round_number)]),
+        )
+        predict = None
+        if chosen.uses_predictor:
+            predict = fitted(table, variant, known, derived_seed(seed, "fit", task, round_number))
+        rng = np.random.default_rng(derived_seed(seed, "propose", task, round_number))
+        batch = chosen.next(space, shape, known, due(POPULATION, round_number, known), predict, rng).genotypes
 
 
-def search_random(table: Table, seed: int) -> Iterator[np.ndarray]:
-    drawn = sampling.unseen(table.space, EVALUATIONS, [], np.random.default_rng(seed))
-    yield from np.split(drawn, range(POPULATION, len(drawn), POPULATION))
-
-
-def search_nsga2(table: Table, seed: int) -> Iterator[np.ndarray]:
-    """NSGA-II on real evaluations, without a predictor (paper's operators)."""
-    batches: list[np.ndarray] = []
-
-    def objectives(genotypes: np.ndarray) -> np.ndarray:
-        batches.append(genotypes)
-        return table.look_up(genotypes)
-
-    start = sampling.uniform(table.space, POPULATION, np.random.default_rng(seed))
-    nsga.nsga2(table.space, objectives, start, POPULATION, EVALUATIONS // POPULATION, OPERATORS, "strict", seed)
-    yield from batches
-
-
-def search_additive(table: Table, seed: int) -> Iterator[np.ndarray]:
-    """What each width and depth costs on its own, then the networks with the best sums (Puzzle-type methods).
-
-    The sums of all networks are compared, which is exact; nothing in it is random, so all seeds are one.
-    """
-    space = table.space
-    full = np.zeros(1 + space.num_layers, dtype=int)
-    full[0] = len(space.depths) - 1
-    changes = [
-        (gene, value) for gene, bound in enumerate(space.bounds) for value in range(bound) if value != full[gene]
-    ]
-    batch = np.repeat(full[None], 1 + len(changes), axis=0)
-    for row, (gene, value) in zip(batch[1:], changes, strict=True):
-        row[gene] = value
-    yield batch
-    metric = table.look_up(batch)[:, 1]
-    cost = np.zeros((len(full), space.bounds.max()))
-    for (gene, value), measured in zip(changes, metric[1:], strict=True):
-        cost[gene, value] = measured - metric[0]
-    networks = sampling.every_network(space)
-    exists = encoding.active_genes(space, networks)
-    sums = np.where(exists, cost[np.arange(len(full)), networks], 0).sum(axis=1)
-    sizes = encoding.parameters(space, table.shape, networks)
-    known = set(encoding.subnet_ids(space, batch))
-    new = np.array([subnet_id not in known for subnet_id in encoding.subnet_ids(space, networks)])
-    networks, objectives = networks[new], np.column_stack([sizes, sums])[new]
-    chosen = networks[nsga.by_rank_and_crowding(objectives)[: EVALUATIONS - len(batch)]]
-    yield from np.split(chosen, range(POPULATION - len(batch), len(chosen), POPULATION))
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    "linas, strict": search_linas("strict", STRICT_GENERATIONS),
-    "linas, default": search_linas("default", GENERATIONS),
-    "nsga2": search_nsga2,
-    "random": search_random,
-    "additive": search_additive,
-}
-REFERENCE = "linas, strict"
+def fitted(table: Table, variant: str, known: Known, seed: int) -> Predict:
+    """Predictions of the minimised metric by the best predictor, fitted on the metric as it is."""
+    masked = variant == "default"
+    features = encoding.one_hot(table.space, known.genotypes, masked)
+    targets = table.task.minimised(known.objectives[:, 1])
+    best, _ = choose("auto", variant, features, targets, seed)
+    predictor = Predictor(best.kind, best.hyperparameters, variant, seed).fit(features, targets)
+    return lambda genotypes: table.task.minimised(predictor.predict(encoding.one_hot(table.space, genotypes, masked)))
 
 
 def statistics(result: pd.DataFrame) -> pd.DataFrame:
@@ -213,10 +184,10 @@ def statistics(result: pd.DataFrame) -> pd.DataFrame:
     for table, of_table in result.groupby("table", sort=False):
         last = of_table[of_table["evaluations"] == EVALUATIONS]
         strict = last.loc[last["algorithm"] == REFERENCE].set_index("seed")["hypervolume"]
-        for algorithm, own in of_table.groupby("algorithm", sort=False):
+        for name, own in of_table.groupby("algorithm", sort=False):
             at_end = own[own["evaluations"] == EVALUATIONS].set_index("seed")
             by_budget = own.groupby("evaluations")["hypervolume"]
-            row: dict[str, Any] = {"table": table, "algorithm": algorithm}
+            row: dict[str, Any] = {"table": table, "algorithm": name}
             row |= {f"at {n}": values.median() for n, values in by_budget if n % POPULATION == 0}
             row |= {
                 "low": by_budget.get_group(EVALUATIONS).quantile(0.05),
@@ -264,9 +235,9 @@ def figure(result: pd.DataFrame, path: Path) -> None:
     drawing = Figure(figsize=(4.2 * len(tables), 3.6), layout="constrained")
     panels = drawing.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
-        for algorithm, own in result[result["table"] == table].groupby("algorithm", sort=False):
+        for name, own in result[result["table"] == table].groupby("algorithm", sort=False):
             band = own.groupby("evaluations")["hypervolume"].quantile([0.05, 0.5, 0.95]).unstack()
-            axes.plot(band.index, band[0.5], label=algorithm)
+            axes.plot(band.index, band[0.5], label=name)
             axes.fill_between(band.index, band[0.05], band[0.95], alpha=0.15)
         axes.set(title=table, xlabel="evaluations", ylabel="hypervolume, share of the true front's", ylim=(None, 1.002))
         axes.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """The reduced embedded world through the real workflow, from nothing to the page, and what the contracts promise."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,7 +30,8 @@ def run(tmp_path_factory) -> Path:
 def test_everything_is_there(run):
     results = run / "results"
     front = pd.read_csv(results / "search/arc_easy/front.csv", dtype={"subnet_id": str})
-    assert list(front.columns) == ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
+    first = ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
+    assert list(front.columns)[:8] == first
     assert front["size_bytes"].is_monotonic_increasing and front["acc"].is_monotonic_increasing
     evaluations = pd.read_csv(results / "search/arc_easy/round_2/evaluations.csv", dtype={"subnet_id": str})
     assert len(evaluations) == 40 and evaluations["subnet_id"].is_unique
@@ -76,3 +78,42 @@ def test_shard_count_changes_no_byte_of_the_search(run, tmp_path):
             run / "results/search/arc_easy" / name
         ).read_bytes(), name
     assert len(list((other / "results/search/arc_easy/round_1").glob("shard_*-of-3.csv"))) == 3
+
+
+def fork(run: Path, folder: Path, change: str, target: str) -> str:
+    """Copy a finished run, make `target` under a config with one line changed, and return the output."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("logs"))  # with .snakemake, which knows what was made
+    old, new = change.split(" -> ")
+    config = folder / "changed.yaml"
+    assert old in CONFIG.read_text()
+    config.write_text(CONFIG.read_text().replace(old, new))
+    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder, "--cores", "2"]
+    result = subprocess.run([*command, target, "--configfile", config], text=True, capture_output=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_a_longer_search_redoes_nothing(run, tmp_path):
+    output = fork(run, tmp_path / "longer", "evaluations: 40 -> evaluations: 60", "fronts")
+    for rule, jobs in {"propose": 1, "evaluate": 1, "fit": 1, "front": 1}.items():
+        assert len(re.findall(rf"^(?:local)?(?:rule|checkpoint) {rule}:", output, re.M)) == jobs
+    assert "5 of 5 steps" in output
+    rounds = [tmp_path / f"longer/results/search/arc_easy/round_{r}/evaluations.csv" for r in (2, 3)]
+    assert rounds[1].read_bytes().startswith(rounds[0].read_bytes())
+    assert rounds[0].read_bytes() == (run / "results/search/arc_easy/round_2/evaluations.csv").read_bytes()
+    assert len(pd.read_csv(rounds[1])) == 60
+
+
+def test_held_out_items_and_patterns(run, tmp_path):
+    """A search on 60 of the 100 items shows its front on the other 40; its heuristics are evaluated on all."""
+    change = "arc_easy: { metric: acc } -> arc_easy: { metric: acc, search_items: 60, named: ['000111'] }"
+    fork(run, tmp_path / "held_out", change, "patterns")
+    results = tmp_path / "held_out/results"
+    front = pd.read_csv(results / "search/arc_easy/front.csv", dtype={"subnet_id": str})
+    pooled = 0.6 * front["searched"] + 0.4 * front["held_out"]
+    assert front["acc"].tolist() == pytest.approx(pooled.tolist())
+    assert (front["held_out_items"] == 40).all() and (front["items"] == 100).all()
+    assert front["p_value"].between(0, 1).all() and front["difference_to_full"].notna().all()
+    heuristics = pd.read_csv(results / "patterns/arc_easy_heuristics.csv", dtype={"subnet_id": str})
+    assert heuristics["origin"].iloc[0] == "full" and (heuristics["items"] == 100).all() and len(heuristics) > 1
+    assert {"arc_easy_layers.svg", "arc_easy_widths.svg"} <= {path.name for path in (results / "figures").iterdir()}

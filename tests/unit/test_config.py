@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llama_nas.config import BUILT_IN_TASKS, SCHEMA, check_config, dataset_revision
+from llama_nas.config import BUILT_IN_TASKS, SCHEMA, check_config, dataset_revision, search_rounds
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape, SearchSpace
 
@@ -31,6 +31,21 @@ def test_defaults_are_filled_in_and_the_input_is_left_alone():
     checked = check_config(given)
     assert checked["search"]["crossover_eta"] == 15.0 and checked["training"]["warmup"] == 0.03
     assert "crossover_eta" not in given["search"]
+
+
+@pytest.mark.parametrize(
+    ("search", "rounds"),
+    [
+        ({"evaluations": 40}, 2),
+        ({"evaluations": 200}, 6),  # 16 + 32 + 64 networks
+        ({"evaluations": 200, "algorithm": "additive", "variant": "strict"}, 6),
+        ({"evaluations": 200, "variant": "strict"}, 10),
+    ],
+)
+def test_rounds_end_with_the_budget_or_with_the_space(search, rounds):
+    config = load("workflow/presets/reduced.yaml")
+    config["search"] |= search
+    assert search_rounds(check_config(config)) == rounds
 
 
 def test_every_key_has_a_description():

@@ -1,5 +1,6 @@
 """The search's scorer against stock lm-eval, request by request and metric by metric."""
 
+import io
 import json
 import math
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import lm_eval
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lm_eval.api import metrics as stock_metrics
@@ -264,7 +266,7 @@ def test_some_items_are_the_same_for_all_and_keep_their_scores(hub, tiny, tmp_pa
     np.testing.assert_array_equal(score(model, task.random_items(20), [None]).log_likelihoods[0], own)
     assert compute_metrics(some, own)["acc_stderr"] > compute_metrics(task, every)["acc_stderr"]
     for count in (1, 61):
-        with pytest.raises(UserError, match=f"search_items {count} must be at most its 60 items"):
+        with pytest.raises(UserError, match=f"search_items {count} must leave some of its 60 items held out"):
             task.random_items(count)
 
 
@@ -363,6 +365,19 @@ def test_shards_are_the_rows_of_one_table_byte_for_byte(shard_run, tmp_path):
         "tokens_per_second",
         "host",
     } <= set(timings)
+
+
+def test_held_out_items_are_those_that_a_search_on_some_items_leaves(shard_run):
+    """A score on all items is that of the search's items and of the others, in proportion."""
+    every, searched = shard_run(1, 1, held_out=4), shard_run(1, 1, items=4)
+    every, searched = (pd.read_csv(io.StringIO(text), dtype={"answers": str}) for text in (every, searched))
+    assert list(every.columns)[-5:] == ["held_out", "held_out_stderr", "held_out_items", "answers", "items"]
+    assert (every["held_out_items"] == 2).all() and (every["items"] == 6).all() and (searched["items"] == 4).all()
+    pooled = (4 * searched["acc_norm"] + 2 * every["held_out"]) / 6
+    assert every["acc_norm"].tolist() == pytest.approx(pooled.tolist())
+    assert every["held_out"].tolist() == [answers.count("1") / 2 for answers in every["answers"]]
+    with pytest.raises(UserError, match="search_items 6 must leave some of its 6 items held out"):
+        shard_run(1, 1, items=6)
 
 
 def test_bad_shard_or_candidate_is_one_clear_line(shard_run, tmp_path):

@@ -11,6 +11,17 @@ from llama_nas.cli import build_parser
 
 FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "tokenize", "order-channels", "finetune", "export",
            "quantize", "cards"}  # fmt: skip
+OTHER_OUTPUTS = {
+    "timings",
+    "history",
+    "checkpoints",
+    "tensorboard",
+    "about",
+    "layers",
+    "layers_figure",
+    "maps",
+    "maps_figure",
+}
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
 
 
@@ -20,16 +31,15 @@ def main() -> None:
     if args["stage"] != "fetch" and any(os.environ.get(switch) != "1" for switch in switches):
         sys.exit(f"{args['stage']}: may reach the Hub")
     for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in (
-            "output", "timings", "history", "checkpoints", "tensorboard"
-        ):  # fmt: skip
+        if isinstance(value, Path) and name not in ("output", *OTHER_OUTPUTS):
             made_here = name == "evaluations" and args["stage"] == "fit"
             if not made_here and not value.exists():
                 sys.exit(f"{args['stage']}: --{name} {value} does not exist")
     if args["stage"] == "fit":
         args["evaluations"].write_text("evaluations\n")
-    if "history" in args:
-        args["history"].write_text("history\n")
+    for extra in OTHER_OUTPUTS - {"timings", "checkpoints", "tensorboard"}:
+        if isinstance(args.get(extra), Path):
+            args[extra].write_text(f"{extra}\n")
     if args["stage"] == "summarize":
         for figure in args["figures"]:
             figure.write_text("figure\n")

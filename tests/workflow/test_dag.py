@@ -85,8 +85,28 @@ def test_search_on_some_items_evaluates_its_front_on_all(run):
     counts = executed(run("fronts", change=lambda config: config["tasks"]["arc_easy"].update(search_items=30)))
     assert counts == {"evaluate": 3, "fit": 2, "propose": 1, "finalists": 1, "front": 1}
     commands = run("--dry-run", "--printshellcmds", "--forcerun", "evaluate", "fronts").stdout
-    evaluations = re.findall(r"llama-nas evaluate .*?(round_\w+)/candidates.csv.*?(--items 30)? +--timings", commands)
-    assert sorted(evaluations) == [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "")]
+    evaluations = re.findall(r"llama-nas evaluate .*?(round_\w+)/candidates.csv.*?(--[a-z-]+ 30)? +--timings", commands)
+    expected = [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "--held-out 30")]
+    assert sorted(evaluations) == expected
+
+
+def test_a_space_smaller_than_the_budget_ends_the_search_early_with_one_line(run):
+    def small(config):  # 16 + 32 networks, 60 evaluations in rounds of 20
+        config["space"].update(depths=[4, 5])
+        config["search"].update(evaluations=60)
+
+    result = run("fronts", change=small)
+    assert executed(result)["evaluate"] == 3
+    assert "The space has fewer networks" not in result.stderr
+    result = run("fronts", change=lambda config: config["search"].update(evaluations=100))
+    assert executed(result) == {"fronts": 1} or "Nothing to be done" in result.stderr
+    (run.folder / "results/search/arc_easy/front.csv").unlink()
+    line = (
+        "The space has fewer networks than search.evaluations 100: the search ends when all are evaluated, in round 3."
+    )
+    assert line in run("fronts").stderr
+    strict = jobs(run("--dry-run", "fronts", change=lambda config: config["search"].update(variant="strict")))
+    assert strict["evaluate"] == 5
 
 
 def test_sorted_channels_and_listed_layers(run):
@@ -132,6 +152,16 @@ def test_formats_are_written_for_every_exported_network(run):
             assert (run.folder / "results" / path).exists()
     assert "Nothing to be done" in run().stderr
     assert executed(run("results/gguf/0101xx-q8_0.gguf")) == {"export": 1, "gguf": 1}
+
+
+def test_patterns_evaluate_their_heuristics_by_the_searchs_rule(run):
+    """And the networks that the config names; a finished search is not touched."""
+    run("fronts")
+    named = ["000111", "01011x"]
+    ran = run("patterns", "--printshellcmds", change=lambda config: config["tasks"]["arc_easy"].update(named=named))
+    assert executed(ran) == {"find_patterns": 1, "evaluate": 1, "judge_heuristics": 1, "patterns": 1}
+    assert "--named 000111 01011x" in ran.stdout + ran.stderr
+    assert "Nothing to be done" in run("patterns").stderr
 
 
 def test_new_front_members_are_exported(run, monkeypatch):

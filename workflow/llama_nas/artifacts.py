@@ -88,14 +88,14 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """CSV with `subnet_id` and `model` kept as text (`0000` is an id, not a number), floats read back exactly.
+    """CSV with `subnet_id`, `model` and `answers` kept as text (`0000` is no number), floats read back exactly.
 
     Raises UserError for a file or columns that are missing.
     """
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={"subnet_id": str, "model": str})
+        table = pd.read_csv(path, dtype={"subnet_id": str, "model": str, "answers": str})
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except pd.errors.EmptyDataError:

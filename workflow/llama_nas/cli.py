@@ -42,6 +42,12 @@ def _compute(parser: Parser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="compute threads; part of the result's identity")
 
 
+def _algorithm(parser: Parser) -> None:
+    parser.add_argument("--algorithm", choices=["linas", "nsga2", "random", "additive"], required=True)
+    parser.add_argument("--variant", choices=["strict", "default"], required=True, help="of linas")
+    parser.add_argument("--population", type=int, required=True, help="networks evaluated per round")
+
+
 def world_arguments(parser: Parser) -> None:
     """Generate the embedded world: corpus, instructions and five benchmarks, no download."""
     _seed(parser)
@@ -284,13 +290,12 @@ def finetune(args: Arguments) -> None:
 
 
 def sample_arguments(parser: Parser) -> None:
-    """Draw the first round's candidates."""
+    """Choose the first round's candidates."""
     _seed(parser)
     _space(parser)
+    _algorithm(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--task", required=True)
-    parser.add_argument("--variant", choices=["strict", "default"], required=True)
-    parser.add_argument("--population", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
 
 
@@ -304,6 +309,7 @@ def sample(args: Arguments) -> None:
         widths=args.widths,
         depth_selection=args.depth_selection,
         task=args.task,
+        name=args.algorithm,
         variant=args.variant,
         population=args.population,
         seed=args.seed,
@@ -321,6 +327,7 @@ def evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], required=True)
     parser.add_argument("--items", type=int, help="score only so many of the task's items, always the same ones")
+    parser.add_argument("--held-out", type=int, help="after a search on so many items: score the others apart, too")
     parser.add_argument("--output", type=Path, required=True, help="shard CSV: one row per candidate")
     parser.add_argument("--timings", type=Path, required=True, help="JSON: seconds, tokens, host")
 
@@ -343,6 +350,7 @@ def evaluate(args: Arguments) -> None:
         threads=args.threads,
         timings=args.timings,
         items=args.items,
+        held_out=args.held_out,
     )
 
 
@@ -384,16 +392,15 @@ def fit(args: Arguments) -> None:
 
 
 def propose_arguments(parser: Parser) -> None:
-    """Run NSGA-II on the predictor and propose the next round's candidates."""
+    """Propose the next round's candidates; LINAS runs NSGA-II on the predictor for it."""
     _seed(parser)
     _space(parser)
+    _algorithm(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--round", type=int, required=True, help="the round whose predictor is used, 1-based")
     parser.add_argument("--evaluations", type=Path, required=True)
     parser.add_argument("--predictor", type=Path, required=True, help="predictor.json")
-    parser.add_argument("--variant", choices=["strict", "default"], required=True)
-    parser.add_argument("--population", type=int, required=True)
     parser.add_argument("--generations", type=int, required=True, help="NSGA-II generations on the predictor")
     parser.add_argument("--crossover-probability", type=float, required=True)
     parser.add_argument("--crossover-eta", type=float, required=True)
@@ -417,6 +424,7 @@ def propose(args: Arguments) -> None:
         round_number=args.round,
         evaluations=args.evaluations,
         predictor=args.predictor,
+        name=args.algorithm,
         variant=args.variant,
         population=args.population,
         generations=args.generations,
@@ -477,7 +485,7 @@ def tabulate(args: Arguments) -> None:
 
 
 def finalists_arguments(parser: Parser) -> None:
-    """After a search on some of the items: the non-dominated networks, to be evaluated on all items."""
+    """After a search on some of the items: the front and the full network, to be evaluated on all items."""
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
     parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
@@ -491,6 +499,8 @@ def finalists(args: Arguments) -> None:
 
 def front_arguments(parser: Parser) -> None:
     """Keep the non-dominated networks among all real evaluations."""
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
     parser.add_argument("--candidates", type=Path, help="candidates.csv of `llama-nas finalists`; with --shards")
@@ -503,10 +513,37 @@ def front(args: Arguments) -> None:
 
     write_front(
         args.output,
+        model=args.model,
+        widths=args.widths,
         task=args.task,
         evaluations=args.evaluations,
         candidates=args.candidates,
         shards=args.shards,
+    )
+
+
+def pick_arguments(parser: Parser) -> None:
+    """Name the best network that a finished search found under a size or above an accuracy, and its checkpoint."""
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--max-size", help="of the weights in that precision: 9GB, 8.5GiB, 900MB")
+    parser.add_argument(
+        "--min-accuracy", type=float, help="share of 1; without --max-size: the smallest network with it"
+    )
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16", "int8"], default="fp16", help="default: fp16")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the run's folder (default: results)")
+    parser.add_argument("--output", type=Path, help="the answer as JSON, too")
+
+
+def pick(args: Arguments) -> None:
+    from llama_nas.search.pick import pick_network
+
+    pick_network(
+        results=args.results,
+        task=args.task,
+        precision=args.precision,
+        max_size=args.max_size,
+        min_accuracy=args.min_accuracy,
+        output=args.output,
     )
 
 
@@ -732,6 +769,62 @@ def cards(args: Arguments) -> None:
     write_cards(args.output, models=args.models, summaries=args.summaries)
 
 
+def patterns_arguments(parser: Parser) -> None:
+    """Find what good networks of a search have in common: layer counts, widths by layer, heuristics (paper, 4.5)."""
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--named", nargs="*", default=[], help="ids of more networks to evaluate with the heuristics")
+    parser.add_argument("--layers", type=Path, required=True, help="out: CSV of layer counts by accuracy percentile")
+    parser.add_argument("--layers-figure", type=Path, required=True, help="out: the same as SVG")
+    parser.add_argument("--maps", type=Path, required=True, help="out: CSV of widths by layer")
+    parser.add_argument("--maps-figure", type=Path, required=True, help="out: the same as SVG")
+    parser.add_argument("--output", type=Path, required=True, help="out: candidates.csv with the heuristics")
+
+
+def patterns(args: Arguments) -> None:
+    from llama_nas.analysis.patterns import find_patterns
+
+    find_patterns(
+        model=args.model,
+        widths=args.widths,
+        task=args.task,
+        evaluations=args.evaluations,
+        named=args.named,
+        layers=args.layers,
+        layers_figure=args.layers_figure,
+        maps=args.maps,
+        maps_figure=args.maps_figure,
+        candidates=args.output,
+    )
+
+
+def heuristics_arguments(parser: Parser) -> None:
+    """Compare the evaluated heuristics with the full network and with what the search found."""
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--front", type=Path, required=True)
+    parser.add_argument("--candidates", type=Path, required=True, help="candidates.csv of `llama-nas patterns`")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="their shard CSVs")
+    parser.add_argument("--output", type=Path, required=True, help="CSV")
+
+
+def heuristics(args: Arguments) -> None:
+    from llama_nas.analysis.patterns import judge_heuristics
+
+    judge_heuristics(
+        args.output,
+        model=args.model,
+        widths=args.widths,
+        task=args.task,
+        front=args.front,
+        candidates=args.candidates,
+        shards=args.shards,
+    )
+
+
 def report_arguments(parser: Parser) -> None:
     """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
     _seed(parser)
@@ -783,6 +876,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "tabulate": tabulate,
     "finalists": finalists,
     "front": front,
+    "pick": pick,
     "export": export,
     "gguf": gguf,
     "quantize": quantize,
@@ -792,6 +886,8 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "throughput": throughput,
     "summarize": summarize,
     "cards": cards,
+    "patterns": patterns,
+    "heuristics": heuristics,
     "report": report,
 }
 

@@ -182,6 +182,19 @@ def _check_search(search: dict[str, Any]) -> Iterator[str]:
         yield f"search.shards: {search['shards']} are more than search.population {search['population']}"
 
 
+def search_rounds(config: dict[str, Any]) -> int:
+    """Rounds until the evaluations are spent, or until the space is used up, if that is sooner.
+
+    Strict LINAS evaluates networks again and spends all of its evaluations on any space.
+    """
+    search, space = config["search"], config["space"]
+    evaluations = search["evaluations"]
+    if (search["algorithm"], search["variant"]) != ("linas", "strict"):
+        networks = sum(len(space["widths"]) ** depth for depth in space["depths"])
+        evaluations = min(evaluations, networks)
+    return -(-evaluations // search["population"])
+
+
 def _check_task(task: str, settings: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     lm_eval_task = settings.get("lm_eval_task", task)
     is_file = lm_eval_task.endswith((".yaml", ".yml"))

@@ -13,12 +13,13 @@ def non_dominated(objectives: np.ndarray) -> np.ndarray:
     objectives: [points, objectives], minimised. Of identical rows only the first is kept, so a front has no repeats.
     """
     objectives = np.asarray(objectives, dtype=float)
-    mask = np.ones(len(objectives), dtype=bool)
-    for i, row in enumerate(objectives):
-        no_worse = np.all(objectives <= row, axis=1)
-        better = np.any(objectives < row, axis=1)
-        equal_before = np.all(objectives[:i] == row, axis=1)
-        mask[i] = not np.any(no_worse & better) and not np.any(equal_before)
+    mask = np.zeros(len(objectives), dtype=bool)
+    front = np.empty_like(objectives)  # its first rows are filled
+    size = 0
+    for i in np.lexsort(objectives.T[::-1]):  # no row dominates one before it, and equal rows stay in order
+        if not np.all(front[:size] <= objectives[i], axis=1).any():
+            mask[i], front[size] = True, objectives[i]
+            size += 1
     return mask
 
 

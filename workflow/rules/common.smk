@@ -8,7 +8,14 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
 from llama_nas.code_digest import code_digest
-from llama_nas.config import check_config, config_name, dataset_revision, local_base, task_dataset
+from llama_nas.config import (
+    check_config,
+    config_name,
+    dataset_revision,
+    local_base,
+    search_rounds,
+    task_dataset,
+)
 from llama_nas.errors import UserError
 from llama_nas.pareto import spread
 from llama_nas.space import BYTES_PER_WEIGHT, QUANTIZED, ModelShape, Subnet
@@ -36,7 +43,7 @@ COMPUTE = f"--device {config['compute']['device']} --threads {config['compute'][
 EMBEDDED = config["base"]["source"] == "embedded"
 HUB = config.get("data_root", "resources/hub")
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
-ROUNDS = config["search"]["evaluations"] // config["search"]["population"]
+ROUNDS = search_rounds(config)
 SHARDS = config["search"]["shards"]
 DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
 
@@ -45,7 +52,7 @@ wildcard_constraints:
     task="|".join(config["tasks"]),
     precision="fp32|bf16|fp16|int8|nf4",
     id="[0-9a-z]+",
-    round="[0-9]+|final|all",
+    round="[0-9]+|final|all|heuristics",
     shard="[0-9]+",
     shards="[0-9]+",
 
@@ -162,10 +169,11 @@ def searches_on_some_items(task):
 
 
 def evaluation_items(wildcards):
-    """The search may score some of the items only; the finalists are scored on all."""
-    counted = wildcards.round not in ("final", "all")
-    items = config["tasks"][wildcards.task].get("search_items") if counted else None
-    return options({"items": items})
+    """The search may score some of the items only; the finalists are scored on all, and on the others apart."""
+    items = config["tasks"][wildcards.task].get("search_items")
+    if wildcards.round == "final":
+        return options({"held_out": items})
+    return options({"items": items}) if wildcards.round.isdigit() else ""
 
 
 def finalists(wildcards):
@@ -178,6 +186,12 @@ def finalists(wildcards):
 
 def finalists_options(wildcards, input):
     return f"--candidates {input.finalists[0]} --shards {' '.join(input.finalists[1:])}" if input.finalists else ""
+
+
+def named_networks(wildcards):
+    """Networks that the config wants evaluated with the heuristics."""
+    named = config["tasks"][wildcards.task]["named"]
+    return options({"named": named}) if named else ""
 
 
 # --- front: which networks leave the search is known only when it has ended ---

@@ -1,12 +1,22 @@
 # Reads: results/supernet/, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and front.csv.
-# LINAS (arXiv 2202.12954): rounds of real evaluation, predictor and NSGA-II, by static recursion over the rounds.
+# Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the rounds.
 
 SEARCH = config["search"]
-NSGA2 = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards")]
+if ROUNDS * SEARCH["population"] < SEARCH["evaluations"]:
+
+    onstart:
+        print(
+            f"The space has fewer networks than search.evaluations {SEARCH['evaluations']}: "
+            f"the search ends when all are evaluated, in round {ROUNDS}.",
+            file=sys.stderr,
+        )
+
+
+PROPOSAL = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards")]
 
 
 rule sample:
-    """Draw the first round's candidates."""
+    """Choose the first round's candidates."""
     input:
         model="results/base",
     output:
@@ -28,7 +38,7 @@ rule sample:
         code=code_digest("sample"),
         seed=config["seed"],
         space=SPACE,
-        settings=chosen(SEARCH, "variant", "population"),
+        settings=chosen(SEARCH, "algorithm", "variant", "population"),
     shell:
         "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
         "--model {input.model} --output {output} 2> {log}"
@@ -110,7 +120,7 @@ rule fit:
 
 
 rule propose:
-    """Run NSGA-II on the last round's predictor; its best new networks are this round's candidates."""
+    """Propose this round's candidates: LINAS by NSGA-II on the last round's predictor."""
     input:
         model="results/base",
         task="results/tasks/{task}",
@@ -138,7 +148,7 @@ rule propose:
         code=code_digest("propose"),
         seed=config["seed"],
         space=SPACE,
-        settings=chosen(SEARCH, *NSGA2),
+        settings=chosen(SEARCH, *PROPOSAL),
         round=previous_round,
     shell:
         "llama-nas propose --code {params.code} --seed {params.seed} {params.space} {params.settings} --round {params.round} "
@@ -147,7 +157,7 @@ rule propose:
 
 
 rule finalists:
-    """After a search on some of the items: its front, to be evaluated on all items."""
+    """After a search on some of the items: its front and the full network, to be evaluated on all items."""
     input:
         task="results/tasks/{task}",
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
@@ -175,6 +185,7 @@ rule finalists:
 checkpoint front:
     """Keep the non-dominated networks among all real evaluations. Which they are is known only now."""
     input:
+        model="results/base",
         task="results/tasks/{task}",
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
         finalists=finalists,
@@ -195,10 +206,11 @@ checkpoint front:
         runtime=10,
     params:
         code=code_digest("front"),
+        widths=WIDTHS,
         finalists=finalists_options,
     shell:
-        "llama-nas front --code {params.code} --task {input.task} --evaluations {input.evaluations} {params.finalists} "
-        "--output {output} 2> {log}"
+        "llama-nas front --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
+        "--evaluations {input.evaluations} {params.finalists} --output {output} 2> {log}"
 
 
 rule fronts:

@@ -8,17 +8,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from llama_nas.artifacts import read_table, write_json, write_table
 from llama_nas.elastic import load_elastic
 from llama_nas.errors import UserError
-from llama_nas.scoring.metrics import compute_metrics
+from llama_nas.scoring.metrics import answered_right, compute_metrics
 from llama_nas.scoring.score import score
 from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.space import ModelShape, SearchSpace
-from llama_nas.tasks.compiled import CompiledTask
+from llama_nas.tasks.compiled import CHOICE_METRICS, CompiledTask
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,15 @@ def evaluate_shard(
     threads: int,
     timings: Path,
     items: int | None,
+    held_out: int | None = None,
 ) -> None:
     """Score shard `shard` of `shards` (1-based) of candidates.csv.
 
     A shard's networks are those that share most: neighbours in the order in which they are computed. Writes, by
     candidate, its number, subnet_id, every metric with its `_stderr` (empty where lm-eval has none), items. A row does
     not depend on the other rows or on the number of shards. items: score only so many, always the same ones.
+    held_out: after a search on so many items, score all, and once more apart those that the search has not seen: adds
+    the columns of `_on_held_out`.
     """
     if not 1 <= shard <= shards:
         raise UserError(f"--shard {shard}: must lie in 1..{shards}")
@@ -76,9 +80,10 @@ def evaluate_shard(
     metrics = [compute_metrics(compiled, values) for values in scores.log_likelihoods]
 
     columns = [column for metric in compiled.metrics for column in (metric, f"{metric}_stderr")]
-    result = (
-        rows[["candidate", "subnet_id"]].join(pd.DataFrame(metrics, columns=columns)).assign(items=compiled.num_items)
-    )
+    result = rows[["candidate", "subnet_id"]].join(pd.DataFrame(metrics, columns=columns))
+    if held_out is not None:
+        result = result.join(_on_held_out(compiled, held_out, scores.log_likelihoods))
+    result = result.assign(items=compiled.num_items)
     distinct = len(subnets) * len(compiled.trie.tokens)
     share = scores.layer_passes / max(scores.unshared_layer_passes, 1)
     write_json(
@@ -108,3 +113,20 @@ def evaluate_shard(
         distinct / seconds,
         100 * share,
     )
+
+
+def _on_held_out(task: CompiledTask, searched: int, log_likelihoods: np.ndarray) -> pd.DataFrame:
+    """The search's metric on the items that a search on `searched` of them has not seen, a row per network.
+
+    held_out, held_out_stderr, held_out_items, and answers: a 1 for each of these items answered right, a 0 for each
+    other, in the task's order; empty for a metric of texts. log_likelihoods: [networks, requests] on all items.
+    """
+    _, others = task.split(searched)
+    part, requests = task.of_items(others), task.requests_of(others)
+    rows = []
+    for values in log_likelihoods[:, requests]:
+        metrics, answers = compute_metrics(part, values), ""
+        if task.metric in CHOICE_METRICS:
+            answers = "".join(str(int(right)) for right in answered_right(part, task.metric, values))
+        rows.append((metrics[task.metric], metrics[f"{task.metric}_stderr"], part.num_items, answers))
+    return pd.DataFrame(rows, columns=["held_out", "held_out_stderr", "held_out_items", "answers"])

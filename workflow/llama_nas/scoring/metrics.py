@@ -34,11 +34,16 @@ def choice_scores(task: CompiledTask, metric: str, log_likelihoods: np.ndarray) 
     return padded
 
 
+def answered_right(task: CompiledTask, metric: str, log_likelihoods: np.ndarray) -> np.ndarray:
+    """Which items' best choice is a right one, bool [items]; for a metric of CHOICE_METRICS."""
+    best = choice_scores(task, metric, log_likelihoods).argmax(axis=1)
+    return task.correct[task.item_starts[:-1] + best].astype(bool)
+
+
 def _metric(task: CompiledTask, metric: str, log_likelihoods: np.ndarray) -> tuple[float, float]:
     """Value and standard error over all subtasks."""
     if metric in CHOICE_METRICS:
-        best = choice_scores(task, metric, log_likelihoods).argmax(axis=1)
-        items = task.correct[task.item_starts[:-1] + best].astype(float)
+        items = answered_right(task, metric, log_likelihoods).astype(float)
         parts = [_mean(items[task.subtasks == i]) for i in range(len(task.info["tasks"]))]
     else:
         weights = task.weights[:, task.metrics.index(metric)]

@@ -7,6 +7,7 @@ A gene of a layer that the network does not keep is *inactive*: it changes neith
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 
@@ -15,11 +16,17 @@ from llama_nas.space import DROPPED, WIDTH_CODES, ModelShape, SearchSpace, Subne
 
 def active_genes(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
     """Which genes exist in the network, bool [n, g]; the depth gene always does."""
-    kept = np.zeros((len(space.depths), 1 + space.num_layers), dtype=bool)
-    kept[:, 0] = True
+    return _active_at(space)[genotypes[:, 0]]
+
+
+@cache
+def _active_at(space: SearchSpace) -> np.ndarray:
+    """The same for each value of the depth gene, bool [depths, g]."""
+    active = np.zeros((len(space.depths), 1 + space.num_layers), dtype=bool)
+    active[:, 0] = True
     for depth, layers in enumerate(space.kept):
-        kept[depth, 1 + np.array(layers)] = True
-    return kept[genotypes[:, 0]]
+        active[depth, 1 + np.array(layers)] = True
+    return active
 
 
 def canonical(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
@@ -42,9 +49,15 @@ def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:
 
 def parameters(space: SearchSpace, shape: ModelShape, genotypes: np.ndarray) -> np.ndarray:
     """Exact parameter counts, int [n]: the size is a sum over layers, so one lookup per gene."""
-    no_layers = shape.parameters(Subnet(()))
-    of_width = np.array([shape.parameters(Subnet((width,))) - no_layers for width in space.widths])
-    return no_layers + np.where(active_genes(space, genotypes)[:, 1:], of_width[genotypes[:, 1:]], 0).sum(axis=1)
+    without, of_width = layer_parameters(space, shape)
+    return without + np.where(active_genes(space, genotypes)[:, 1:], of_width[genotypes[:, 1:]], 0).sum(axis=1)
+
+
+@cache
+def layer_parameters(space: SearchSpace, shape: ModelShape) -> tuple[int, np.ndarray]:
+    """Parameters of the model without layers, and of one layer at each width, int [widths]."""
+    without = shape.parameters(Subnet(()))
+    return without, np.array([shape.parameters(Subnet((width,))) - without for width in space.widths])
 
 
 def one_hot(space: SearchSpace, genotypes: np.ndarray, masked: bool) -> np.ndarray:

@@ -1,26 +1,28 @@
-"""NSGA-II of pymoo over integer genotypes; objectives are functions of a whole population at once."""
+"""NSGA-II over integer genotypes, on arrays.
+
+The variant `strict` is pymoo's NSGA-II with its SBX, polynomial mutation and rounding repair, draw for draw: a test
+compares the populations bit by bit. pymoo keeps an object for every individual, which takes most of the time where an
+evaluation is a prediction; its sorting and crowding distance are used as they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.duplicate import DefaultDuplicateElimination
-from pymoo.core.mutation import Mutation
-from pymoo.core.problem import Problem
-from pymoo.operators.crossover.sbx import SBX
-from pymoo.operators.mutation.pm import PM
-from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+from pymoo.util.randomized_argsort import randomized_argsort
 
 from llama_nas.progress import track
 from llama_nas.search.encoding import canonical
 from llama_nas.space import SearchSpace
 
-MATINGS = 10  # tries per generation to fill up with new networks; pymoo's 100 take minutes in a nearly used-up space
+# Tries per generation to fill up with new individuals: pymoo's own number, which takes minutes in a nearly used-up
+# space if every network must be new.
+MATINGS = {"strict": 100, "default": 10}
 Objectives = Callable[[np.ndarray], np.ndarray]  # genotypes [n, g] -> minimised objectives [n, 2]
 
 
@@ -34,55 +36,17 @@ class Operators:
     mutation_eta: float
 
 
+PAPER = Operators(0.9, 15.0, 0.02, 20.0)
+
+
 @dataclass(frozen=True)
 class Generation:
-    """One population after survival: genotypes [p, g], minimised objectives [p, 2], non-domination rank [p]."""
+    """One population after survival: genotypes [p, g], minimised objectives [p, 2], rank and crowding distance [p]."""
 
     genotypes: np.ndarray
     objectives: np.ndarray
     rank: np.ndarray
-
-
-class DiscreteReset(Mutation):
-    """Each gene takes, with chance `prob_var` (1 / genes by default), another of its values, all equally likely.
-
-    Polynomial mutation with eta 20 and rounding practically never changes a two-valued gene (chance 2.4e-7).
-    """
-
-    def _do(self, problem, X, *args, random_state=None, **kwargs):
-        values = (problem.xu - problem.xl + 1).astype(int)
-        hit = random_state.random(X.shape) < self.get_prob_var(problem, size=(len(X), 1))
-        move = random_state.integers(1, np.maximum(values, 2), size=X.shape)
-        return np.where(hit & (values > 1), (X + move) % values, X)
-
-
-class _GenotypeProblem(Problem):
-    def __init__(self, space: SearchSpace, objectives: Objectives):
-        super().__init__(n_var=len(space.bounds), n_obj=2, xl=0, xu=space.bounds - 1, vtype=int)
-        self._objectives = objectives
-
-    def _evaluate(self, X, out, *args, **kwargs):
-        out["F"] = self._objectives(X)
-
-
-# pymoo's operators on integers: without vtype=float the children would be cut off to integers before they are rounded.
-ROUNDED = {"vtype": float, "repair": RoundingRepair()}
-
-
-def crossover(operators: Operators) -> SBX:
-    """Simulated binary crossover, rounded; a mating crosses with the given probability, each gene with pymoo's 0.5."""
-    return SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **ROUNDED)
-
-
-def mutation(operators: Operators, variant: str) -> Mutation:
-    """strict: polynomial mutation, rounded; default: discrete reset, which uses none of the settings.
-
-    The paper's probability 0.02 is read as pymoo 0.6 and DyNAS-T's last release read it: per individual, and each
-    gene of a mutated individual takes part with chance 1 / genes.
-    """
-    if variant == "strict":
-        return PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **ROUNDED)
-    return DiscreteReset()
+    crowding: np.ndarray
 
 
 def nsga2(
@@ -100,33 +64,175 @@ def nsga2(
     Repeats are dropped by genotype in the variant `strict`, by network in `default`.
     It ends early when no mating gives a new individual, as in a space that is used up.
     """
-    if variant == "strict":
-        repeats = DefaultDuplicateElimination()
-    else:
-        repeats = DefaultDuplicateElimination(func=lambda individuals: canonical(space, individuals.get("X")))
-    algorithm = NSGA2(
-        pop_size=population,
-        sampling=start,
-        crossover=crossover(operators),
-        mutation=mutation(operators, variant),
-        eliminate_duplicates=repeats,
-    )
-    if variant == "default":
-        algorithm.mating.n_max_iterations = MATINGS
-    algorithm.setup(_GenotypeProblem(space, objectives), termination=("n_gen", generations), seed=seed)
-    history = []
-    for _ in track(range(generations), generations, "NSGA-II generations"):
-        algorithm.next()
-        individuals = algorithm.pop
-        history.append(Generation(individuals.get("X"), individuals.get("F"), individuals.get("rank")))
-        if not algorithm.has_next():
+    rng = np.random.default_rng(seed)
+    start = np.array([row for _, row in _distinct(space, start, variant, set())])
+    history = [survive(start, objectives(start), len(start), rng)]
+    for _ in track(range(1, generations), generations - 1, "NSGA-II generations"):
+        parents = history[-1]
+        children = mate(space, parents, population, operators, variant, parents.genotypes, rng)
+        if not len(children):
             break
+        merged = np.concatenate([parents.genotypes, children])
+        values = np.concatenate([parents.objectives, objectives(children)])
+        history.append(survive(merged, values, population, rng))
     return history
+
+
+def survive(genotypes: np.ndarray, objectives: np.ndarray, count: int, rng: np.random.Generator) -> Generation:
+    """The `count` best by non-domination rank, and of the rank that is cut, by crowding distance (ties by chance)."""
+    objectives = objectives.astype(float)
+    chosen, rank, crowding = [], np.zeros(len(genotypes), dtype=int), np.zeros(len(genotypes))
+    missing = min(count, len(genotypes))
+    for level, front in enumerate(NonDominatedSorting().do(objectives, n_stop_if_ranked=missing)):
+        rank[front], crowding[front] = level, _crowding(objectives[front])
+        if len(front) > missing:
+            front = front[randomized_argsort(crowding[front], order="descending", random_state=rng)[:missing]]
+        missing -= len(front)
+        chosen.append(front)
+    order = np.concatenate(chosen)
+    return Generation(genotypes[order], objectives[order], rank[order], crowding[order])
+
+
+def mate(
+    space: SearchSpace,
+    parents: Generation,
+    count: int,
+    operators: Operators,
+    variant: str,
+    known: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Children by binary tournament, crossover and mutation, int [<= count, g]: distinct, and none of `known`, [n, g].
+
+    Fewer than `count` where MATINGS tries do not give more.
+    """
+    taken = {key for key, _ in _distinct(space, known, variant, set())}
+    wins = _wins(parents)
+    children: list[np.ndarray] = []
+    for _ in range(MATINGS[variant]):
+        matings = math.ceil((count - len(children)) / 2)
+        pairs = parents.genotypes[_tournament(wins, matings, rng)]
+        offspring = crossed(space, pairs, operators, rng)
+        if variant == "strict":
+            offspring = polynomially_mutated(space, offspring, operators, rng)
+        else:
+            offspring = reset(space, offspring, rng)
+        for key, row in _distinct(space, offspring, variant, taken):
+            if len(children) < count:
+                taken.add(key)
+                children.append(row)
+        if len(children) == count:
+            break
+    return np.array(children, dtype=int).reshape(len(children), len(space.bounds))
+
+
+def _wins(parents: Generation) -> np.ndarray:
+    """Who wins a tournament of each two, int [p, p]: 0 the first, 1 the second, -1 either of them.
+
+    The dominating one, else the less crowded.
+    """
+    values, crowding = parents.objectives, parents.crowding
+    no_worse = (values[:, None] <= values[None]).all(axis=2)
+    open_ended = no_worse == no_worse.T  # equal, or incomparable
+    less_crowded = crowding[:, None] > crowding[None]
+    wins = np.where(np.where(open_ended, less_crowded, no_worse), 0, 1)
+    wins[open_ended & (crowding[:, None] == crowding[None])] = -1
+    return wins
+
+
+def _tournament(wins: np.ndarray, matings: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the parents, int [matings, 2], each the winner over another one."""
+    permutations = [rng.permutation(len(wins)) for _ in range(math.ceil(4 * matings / len(wins)))]
+    rivals = np.concatenate(permutations)[: 4 * matings].reshape(-1, 2)
+    winner = wins[rivals[:, 0], rivals[:, 1]]
+    tied = np.flatnonzero(winner < 0)
+    winner[tied] = rng.integers(0, 2, size=len(tied))
+    return rivals[np.arange(len(rivals)), winner].reshape(matings, 2)
+
+
+def crossed(space: SearchSpace, pairs: np.ndarray, operators: Operators, rng: np.random.Generator) -> np.ndarray:
+    """Simulated binary crossover, rounded: children of the pairs, int [2 * matings, g], first the first of each pair.
+
+    pairs: int [matings, 2, g]. A mating crosses with the given probability, each gene of it with pymoo's 0.5; genes on
+    which the parents agree stay as they are (Deb and Agrawal 1995; pymoo 0.6.2, operators/crossover/sbx.py).
+    """
+    matings, _, genes = pairs.shape
+    children = pairs.swapaxes(0, 1).copy()
+    mates = np.less(rng.random(matings), operators.crossover_probability)
+    if mates.any():
+        rng.random((matings, 1))  # pymoo draws here which matings exchange values; all do
+        at = (rng.random((matings, genes)) < 0.5) & (children[0] != children[1])
+        first, second = children[:, at].astype(float)
+        low, high, top = np.minimum(first, second), np.maximum(first, second), space.bounds[np.nonzero(at)[1]] - 1.0
+        draw, swap = rng.random(len(low)), rng.random(len(low)) < 0.5
+        power, gap = operators.crossover_eta + 1.0, high - low
+        nearer_low = 0.5 * ((low + high) - _spread(1.0 + 2.0 * low / gap, draw, power) * gap)
+        nearer_high = 0.5 * ((low + high) + _spread(1.0 + 2.0 * (top - high) / gap, draw, power) * gap)
+        new = np.where(swap, (nearer_high, nearer_low), (nearer_low, nearer_high))  # pymoo orders by value, then swaps
+        new = np.around(np.clip(new, 0, top)).astype(int)
+        crossing = np.broadcast_to(mates[:, None], at.shape)[at]
+        children[:, at] = np.where(crossing, new, children[:, at])
+    return children.reshape(2 * matings, genes)
+
+
+def _spread(beta: np.ndarray, draw: np.ndarray, power: float) -> np.ndarray:
+    """SBX's spread factor for uniform draws, [n]."""
+    alpha = 2.0 - beta**-power
+    inner = draw <= 1.0 / alpha
+    return np.where(inner, draw * alpha, 1.0 / (2.0 - draw * alpha)) ** (1.0 / power)
+
+
+def polynomially_mutated(
+    space: SearchSpace, genotypes: np.ndarray, operators: Operators, rng: np.random.Generator
+) -> np.ndarray:
+    """Polynomial mutation, rounded (pymoo 0.6.2, operators/mutation/pm.py).
+
+    The paper's probability 0.02 is read as pymoo 0.6 and DyNAS-T's last release read it: per individual, and each
+    gene of a mutated individual takes part with chance 1 / genes. With eta 20 and rounding that practically never
+    changes a two-valued gene (chance 2.4e-7).
+    """
+    part = (rng.random(genotypes.shape) < min(0.5, 1 / genotypes.shape[1])) & (space.bounds > 1)
+    draw = rng.random(part.sum())
+    hit = rng.random(len(genotypes)) <= operators.mutation_probability
+    chosen = hit[np.nonzero(part)[0]]
+    part, draw = part & hit[:, None], draw[chosen]
+    span = np.broadcast_to(space.bounds - 1.0, part.shape)[part]
+    before, power = genotypes[part].astype(float), operators.mutation_eta + 1.0
+    below, above = before / span, (span - before) / span
+    down = (2.0 * draw + (1.0 - 2.0 * draw) * (1.0 - below) ** power) ** (1.0 / power) - 1.0
+    up = 1.0 - (2.0 * (1.0 - draw) + 2.0 * (draw - 0.5) * (1.0 - above) ** power) ** (1.0 / power)
+    after = genotypes.copy()
+    after[part] = np.around(np.clip(before + np.where(draw <= 0.5, down, up) * span, 0, span)).astype(int)
+    return after
+
+
+def reset(space: SearchSpace, genotypes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Discrete mutation: each gene takes, with chance 1 / genes, another of its values, all equally likely."""
+    hit = (rng.random(genotypes.shape) < 1 / genotypes.shape[1]) & (space.bounds > 1)
+    move = rng.integers(1, np.maximum(space.bounds, 2), size=genotypes.shape)
+    return np.where(hit, (genotypes + move) % space.bounds, genotypes)
+
+
+def _distinct(
+    space: SearchSpace, genotypes: np.ndarray, variant: str, taken: set[bytes]
+) -> Iterable[tuple[bytes, np.ndarray]]:
+    """Each genotype (`strict`) or network (`default`) once, but those in `taken`, with what makes it that one."""
+    same = canonical(space, genotypes) if variant == "default" else genotypes
+    found: dict[bytes, np.ndarray] = {}
+    for identity, genotype in zip(np.ascontiguousarray(same, dtype=int), genotypes, strict=True):
+        if (key := identity.tobytes()) not in taken:
+            found.setdefault(key, genotype)
+    return found.items()
+
+
+def _crowding(objectives: np.ndarray) -> np.ndarray:
+    """Crowding distance within one front, [n]; infinite at its ends."""
+    return calc_crowding_distance(objectives) if len(objectives) > 2 else np.full(len(objectives), np.inf)
 
 
 def by_rank_and_crowding(objectives: np.ndarray) -> np.ndarray:
     """NSGA-II's order of preference, int [n]: non-domination rank, within it the least crowded first."""
     order = []
     for front in NonDominatedSorting().do(objectives):
-        order.extend(front[np.argsort(-calc_crowding_distance(objectives[front]), kind="stable")])
+        order.extend(front[np.argsort(-_crowding(objectives[front]), kind="stable")])
     return np.array(order, dtype=int)

@@ -7,7 +7,9 @@ because NSGA-II only ranks networks. The paper does not name its predictor; DyNA
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +44,18 @@ AUTO = {"strict": ("ridge", "svr"), "default": ("ridge", "svr", "lightgbm")}  # 
 
 @dataclass(frozen=True)
 class Quality:
-    """Out-of-sample quality; `kendall_tau` is None where no ranking exists (all targets or all predictions equal)."""
+    """Out-of-sample quality, in the metric's own unit.
+
+    `kendall_tau` is None where no ranking exists (all targets or all predictions equal). Calibration: `bias` is the
+    mean of prediction minus measurement, `slope` that of the line through measurements against predictions: 1 where a
+    difference of predictions is a difference of measurements, below 1 where predictions spread too far; None where all
+    predictions are equal.
+    """
 
     kendall_tau: float | None
     mae: float
+    bias: float
+    slope: float | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Predictor:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """The metric in its own unit, [n]."""
+        if not len(features):
+            return np.empty(0)
         with warnings.catch_warnings():  # LightGBM names its columns and then misses the names
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
             return self._regressor.predict(features[:, self._columns]) * self.scale + self.shift
@@ -113,10 +125,18 @@ def _prepare(features: np.ndarray, targets: np.ndarray, variant: str) -> tuple[n
 
 
 def quality(targets: np.ndarray, predicted: np.ndarray) -> Quality:
-    """Kendall's tau-b and mean absolute error of predictions, [n] each, n >= 1."""
-    ranked = len(np.unique(targets)) > 1 and len(np.unique(predicted)) > 1
-    tau = float(kendalltau(targets, predicted).statistic) if ranked else None
-    return Quality(tau, float(np.abs(targets - predicted).mean()))
+    """Kendall's tau-b, mean absolute error and calibration of predictions, [n] each, n >= 1."""
+    spread = predicted - predicted.mean()
+    differ = len(np.unique(predicted)) > 1
+    slope = float(spread @ targets / (spread @ spread)) if differ else None
+    errors = predicted - targets
+    return Quality(_kendall_tau(targets, predicted), float(np.abs(errors).mean()), float(errors.mean()), slope)
+
+
+def _kendall_tau(targets: np.ndarray, predicted: np.ndarray) -> float | None:
+    if len(np.unique(targets)) < 2 or len(np.unique(predicted)) < 2:
+        return None
+    return float(kendalltau(targets, predicted).statistic)
 
 
 def choose(
@@ -137,20 +157,60 @@ def _tune(kind: str, variant: str, features: np.ndarray, targets: np.ndarray, se
     folds = list(KFold(min(FOLDS, len(targets)), **shuffled).split(targets))
     columns, scaled, shift, scale = _prepare(features, targets, variant)
     features = features[:, columns]
-    choices = []
-    for hyperparameters in GRIDS[variant][kind]:
-        predicted = np.empty_like(targets)
-        for train, test in folds:
-            regressor = _regressor(kind, hyperparameters, seed).fit(features[train], scaled[train])
-            predicted[test] = regressor.predict(features[test]) * scale + shift
-        result = quality(targets, predicted)
-        if variant == "strict":
-            score = -float(np.mean([_percentage_error(targets[test], predicted[test]) for _, test in folds]))
-        else:
-            score = -np.inf if result.kendall_tau is None else result.kendall_tau
-        choices.append(Choice(kind, hyperparameters, result, score))
-    return max(choices, key=lambda choice: choice.score)
+    grid = GRIDS[variant][kind]
+    predicted = np.empty((len(grid), len(targets)))
+    for train, test in folds:
+        values = OVER_GRID[kind](grid, features[train], scaled[train], features[test], seed)
+        predicted[:, test] = values * scale + shift
+    if variant == "strict":
+        errors = np.abs(targets - predicted) / np.maximum(np.abs(targets), np.finfo(float).eps)
+        scores = [-float(np.mean([row[test].mean() for _, test in folds])) for row in errors]
+    else:
+        taus = [_kendall_tau(targets, row) for row in predicted]
+        scores = [-np.inf if tau is None else tau for tau in taus]
+    best = int(np.argmax(scores))
+    return Choice(kind, grid[best], quality(targets, predicted[best]), scores[best])
 
 
-def _percentage_error(targets: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean(np.abs(targets - predicted) / np.maximum(np.abs(targets), np.finfo(float).eps)))
+# A kind's predictions for each entry of its grid, [grid, test rows]: the same as one regressor after the other.
+Over = Callable[[list[Hyperparameters], np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def _ridge_over_grid(
+    grid: list[Hyperparameters], train: np.ndarray, targets: np.ndarray, test: np.ndarray, seed: int
+) -> np.ndarray:
+    """All penalties from one singular value decomposition of the centred rows."""
+    mean, level = train.mean(axis=0), targets.mean()
+    left, singular, right = np.linalg.svd(train - mean, full_matrices=False)
+    alphas = np.array([hyperparameters["alpha"] for hyperparameters in grid])
+    shrunk = singular / (singular**2 + alphas[:, None])  # [grid, rank]
+    return level + shrunk * (left.T @ (targets - level)) @ (right @ (test - mean).T)
+
+
+def _svr_over_grid(
+    grid: list[Hyperparameters], train: np.ndarray, targets: np.ndarray, test: np.ndarray, seed: int
+) -> np.ndarray:
+    """The kernel is computed once: a grid varies the cost alone."""
+    (gamma,) = {hyperparameters["gamma"] for hyperparameters in grid}
+    width = 1 / train.shape[1] if gamma == "auto" else 1 / (train.shape[1] * train.var() or 1.0)
+    kernel, across = _rbf(train, train, width), _rbf(test, train, width)
+    others = [{key: value for key, value in h.items() if key != "gamma"} for h in grid]
+    return np.array([SVR(kernel="precomputed", **h).fit(kernel, targets).predict(across) for h in others])
+
+
+def _rbf(rows: np.ndarray, others: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(-gamma |x - y|^2), [rows, others]: with libsvm's own exponential, or its solver would take other steps."""
+    squared = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * rows @ others.T
+    distinct, which = np.unique(squared, return_inverse=True)  # few, as features are 0 or 1
+    return np.array([math.exp(-gamma * value) for value in distinct])[which].reshape(squared.shape)
+
+
+def _lightgbm_over_grid(
+    grid: list[Hyperparameters], train: np.ndarray, targets: np.ndarray, test: np.ndarray, seed: int
+) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        return np.array([_regressor("lightgbm", h, seed).fit(train, targets).predict(test) for h in grid])
+
+
+OVER_GRID: dict[str, Over] = {"ridge": _ridge_over_grid, "svr": _svr_over_grid, "lightgbm": _lightgbm_over_grid}

@@ -1,7 +1,8 @@
-"""The stage between two rounds: NSGA-II on the predictor proposes what to evaluate next."""
+"""The stage between two rounds: the search algorithm proposes what to evaluate next."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,15 @@ import pandas as pd
 
 from llama_nas.artifacts import derived_seed, file_digest, read_json, write_table
 from llama_nas.errors import UserError
-from llama_nas.search import encoding, linas, nsga, records
+from llama_nas.search import encoding, nsga, records
+from llama_nas.search.algorithms import algorithm
 from llama_nas.search.predictors import Predictor
+from llama_nas.search.proposal import Known, Predict, due
+from llama_nas.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+GENERATION_COLUMNS = ["generation", "individual", "subnet_id", "parameters", "predicted", "rank"]
 
 
 def propose_candidates(
@@ -27,6 +35,7 @@ def propose_candidates(
     round_number: int,
     evaluations: Path,
     predictor: Path,
+    name: str,
     variant: str,
     population: int,
     generations: int,
@@ -36,50 +45,59 @@ def propose_candidates(
     mutation_eta: float,
     seed: int,
 ) -> None:
-    """Run NSGA-II on round `round_number`'s predictor; write the next round's candidates.csv and generations.csv.
+    """Write the candidates.csv of the round after `round_number`, and generations.csv, the inner NSGA-II run of LINAS.
 
-    The crossover and mutation settings mean what `nsga.crossover` and `nsga.mutation` say. candidates.csv may hold
-    fewer rows than `population`, even none, when the space is used up.
+    name: the algorithm's. predictor: read by LINAS alone. The crossover and mutation settings mean what
+    `nsga.crossover` and `nsga.mutation` say. candidates.csv may hold fewer rows than `population`, even none, when the
+    space is used up.
     """
     shape, space = records.checked_space(model, depths, widths, depth_selection)
     described = records.read_task(task)
     table = records.read_evaluations(evaluations, described.metric)
-    genotypes = encoding.genotypes_of(space, table["subnet_id"])
-    targets = table[described.metric].to_numpy()
-    masked = variant == "default"
-    fitted = _refit(predictor, evaluations, variant, encoding.one_hot(space, genotypes, masked), targets)
-
-    def predict(genotypes: np.ndarray) -> np.ndarray:
-        return fitted.predict(encoding.one_hot(space, genotypes, masked)) if len(genotypes) else np.empty(0)
-
-    proposal = linas.propose(
-        space,
-        shape,
-        lambda genotypes: described.minimised(predict(genotypes)),
-        linas.Known(genotypes, np.column_stack([table["parameters"], described.minimised(targets)])),
-        population,
-        generations,
-        nsga.Operators(crossover_probability, crossover_eta, mutation_probability, mutation_eta),
-        variant,
-        derived_seed(seed, "propose", described.name, round_number),
-    )
-    write_table(
-        history,
-        pd.DataFrame(
-            {
-                "generation": np.repeat(
-                    np.arange(1, len(proposal.generations) + 1), [len(g.rank) for g in proposal.generations]
-                ),
-                "individual": np.concatenate([np.arange(len(g.rank)) for g in proposal.generations]),
-                "subnet_id": encoding.subnet_ids(space, np.concatenate([g.genotypes for g in proposal.generations])),
-                "parameters": np.concatenate([g.objectives[:, 0] for g in proposal.generations]).astype(int),
-                "predicted": described.minimised(np.concatenate([g.objectives[:, 1] for g in proposal.generations])),
-                "rank": np.concatenate([g.rank for g in proposal.generations]),
-            }
-        ),
-    )
+    operators = nsga.Operators(crossover_probability, crossover_eta, mutation_probability, mutation_eta)
+    chosen = algorithm(name, variant, population, generations, operators)
+    objectives = np.column_stack([table["parameters"], described.minimised(table[described.metric].to_numpy())])
+    known = Known(encoding.genotypes_of(space, table["subnet_id"]), objectives, table["round"].to_numpy())
+    predict = None
+    if chosen.uses_predictor:
+        predict = _predict(space, predictor, evaluations, table, described, variant)
+    rng = np.random.default_rng(derived_seed(seed, "propose", described.name, round_number))
+    proposal = chosen.next(space, shape, known, due(population, round_number, known), predict, rng)
+    if len(set(table["subnet_id"])) == space.num_networks:
+        log.info("the space is used up: all its %d networks are evaluated", space.num_networks)
+    write_table(history, _generation_table(space, proposal.generations, described))
     ids = encoding.subnet_ids(space, proposal.genotypes)
-    write_table(output, records.candidate_table(ids, proposal.origins, predict(proposal.genotypes)))
+    predicted = None if proposal.predicted is None else described.minimised(proposal.predicted)
+    write_table(output, records.candidate_table(ids, proposal.origins, predicted))
+
+
+def _generation_table(space: SearchSpace, generations: Sequence[nsga.Generation], task: records.Task) -> pd.DataFrame:
+    """One row per individual of each generation; no rows for an algorithm without an inner search."""
+    if not generations:
+        return pd.DataFrame(columns=GENERATION_COLUMNS)
+    sizes = [len(generation.rank) for generation in generations]
+    genotypes = np.concatenate([generation.genotypes for generation in generations])
+    objectives = np.concatenate([generation.objectives for generation in generations])
+    columns = [
+        np.repeat(np.arange(1, len(sizes) + 1), sizes),
+        np.concatenate([np.arange(size) for size in sizes]),
+        encoding.subnet_ids(space, genotypes),
+        objectives[:, 0].astype(int),
+        task.minimised(objectives[:, 1]),
+        np.concatenate([generation.rank for generation in generations]),
+    ]
+    return pd.DataFrame(dict(zip(GENERATION_COLUMNS, columns, strict=True)))
+
+
+def _predict(
+    space: SearchSpace, predictor: Path, evaluations: Path, table: pd.DataFrame, task: records.Task, variant: str
+) -> Predict:
+    """Predictions of the metric, minimised, by the predictor of predictor.json."""
+    masked = variant == "default"
+    genotypes = encoding.genotypes_of(space, table["subnet_id"])
+    features = encoding.one_hot(space, genotypes, masked)
+    fitted = _refit(predictor, evaluations, variant, features, table[task.metric].to_numpy())
+    return lambda genotypes: task.minimised(fitted.predict(encoding.one_hot(space, genotypes, masked)))
 
 
 def _refit(predictor: Path, evaluations: Path, variant: str, features: np.ndarray, targets: np.ndarray) -> Predictor:

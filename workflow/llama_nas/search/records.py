@@ -100,7 +100,8 @@ def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) 
 
 
 def _metric_columns(table: pd.DataFrame) -> list[str]:
-    return [column for column in table.columns if column not in (*EVALUATION_COLUMNS, "items")]
+    others = (*EVALUATION_COLUMNS, "items", "held_out_items", "answers")
+    return [column for column in table.columns if column not in others]
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The stage that opens the search: draw the first round's candidates."""
+"""The stage that opens the search: the first round's candidates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_nas.artifacts import derived_seed, write_table
 from llama_nas.search import encoding, records
-from llama_nas.search.sampling import first_round
+from llama_nas.search.algorithms import algorithm
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +23,16 @@ def sample_candidates(
     widths: Sequence[int],
     depth_selection: str,
     task: str,
+    name: str,
     variant: str,
     population: int,
     seed: int,
 ) -> None:
-    """Write the first round's candidates.csv: candidate, subnet_id, origin, predicted (empty)."""
+    """Write the first candidates.csv: candidate, subnet_id, origin, predicted (empty). name: the algorithm's."""
     shape, space = records.checked_space(model, depths, widths, depth_selection)
     rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
-    genotypes, origins = first_round(space, shape, population, variant, rng)
-    if len(genotypes) < population:
-        log.info("the space has only %d networks, fewer than the population of %d", len(genotypes), population)
-    write_table(output, records.candidate_table(encoding.subnet_ids(space, genotypes), origins, None))
+    proposal = algorithm(name, variant, population).first(space, shape, population, rng)
+    if len(proposal.genotypes) == space.num_networks:
+        log.info("the first round has all %d networks of the space", space.num_networks)
+    ids = encoding.subnet_ids(space, proposal.genotypes)
+    write_table(output, records.candidate_table(ids, proposal.origins, None))

@@ -116,20 +116,15 @@ def every_network(space: SearchSpace) -> np.ndarray:
     return np.concatenate(listed)
 
 
-def first_round(
-    space: SearchSpace, shape: ModelShape, population: int, variant: str, rng: np.random.Generator
-) -> tuple[np.ndarray, list[str]]:
-    """Candidates of round 1 and the origin of each: int [n, g] and n words.
+def spread(space: SearchSpace, shape: ModelShape, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """The space's corners, then one network per size stratum, no repeats: int [n, g] and the origin of each.
 
-    strict: uniform per gene, repeats kept. default: the space's corners, then one network per size stratum, no
-    repeats; fewer than `population` only if the space has fewer networks.
+    Fewer than `count` only if the space has fewer networks.
     """
-    if variant == "strict":
-        return uniform(space, population, rng), ["random"] * population
-    corners = anchors(space)[:population]
+    corners = anchors(space)[:count]
     known = subnet_ids(space, corners)
-    spread = stratified(space, shape, population - len(corners), known, rng)
-    known += subnet_ids(space, spread)
-    rest = unseen(space, population - len(known), known, rng)
-    origins = ["anchor"] * len(corners) + ["stratified"] * len(spread) + ["random"] * len(rest)
-    return np.concatenate([corners, spread, rest]), origins
+    strata = stratified(space, shape, count - len(corners), known, rng)
+    known += subnet_ids(space, strata)
+    rest = unseen(space, count - len(known), known, rng)
+    origins = ["anchor"] * len(corners) + ["stratified"] * len(strata) + ["random"] * len(rest)
+    return np.concatenate([corners, strata, rest]), origins

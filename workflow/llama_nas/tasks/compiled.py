@@ -67,24 +67,38 @@ class CompiledTask:
         return int(self.item_starts[-1])
 
     def random_items(self, count: int) -> CompiledTask:
-        """The task with `count` of its items, the same for everyone: the draw depends on the task alone.
+        """The task with `count` of its items, those that `split` gives to the search."""
+        return self.of_items(self.split(count)[0])
 
-        Subtasks keep their shares. Raises UserError if one would have no item left, or there are not so many items.
+    def split(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `count` items of a search, and the others, held out of it: int, each ascending.
+
+        The same for everyone: the draw depends on the task alone. Subtasks keep their shares. Raises UserError if one
+        would have no item on one of the sides.
         """
         rng = np.random.default_rng(ITEMS_SEED)
         sizes = np.bincount(self.subtasks)
         ranks = np.concatenate([rng.permutation(size) for size in sizes])
-        chosen = np.sort(np.argsort((ranks + 0.5) / sizes[self.subtasks], kind="stable")[:count])
-        if count > self.num_items or len(np.unique(self.subtasks[chosen])) < len(sizes):
+        order = np.argsort((ranks + 0.5) / sizes[self.subtasks], kind="stable")
+        searched, held_out = np.sort(order[:count]), np.sort(order[count:])
+        if min(len(np.unique(self.subtasks[side])) for side in (searched, held_out)) < len(sizes):
             raise UserError(
-                f"config.yaml: tasks.{self.name}.search_items {count} must be at most its {self.num_items} items, and "
-                f"enough for one of each of its {len(sizes)} parts"
+                f"config.yaml: tasks.{self.name}.search_items {count} must leave some of its {self.num_items} items "
+                f"held out, with at least one of each of its {len(sizes)} parts on either side"
             )
+        return searched, held_out
+
+    def requests_of(self, items: np.ndarray) -> np.ndarray:
+        """The requests of some items, int, ascending."""
+        return np.flatnonzero(np.isin(np.repeat(np.arange(self.num_items), np.diff(self.item_starts)), items))
+
+    def of_items(self, chosen: np.ndarray) -> CompiledTask:
+        """The task with some of its items alone, int, ascending."""
         lengths = np.diff(self.item_starts)
-        kept = np.flatnonzero(np.isin(np.repeat(np.arange(self.num_items), lengths), chosen))
+        kept = self.requests_of(chosen)
         return replace(
             self,
-            info=self.info | {"items": count},
+            info=self.info | {"items": len(chosen)},
             trie=self.trie.of_requests(kept, self.info["chunk_tokens"]),
             item_starts=offsets(lengths[chosen]),
             subtasks=self.subtasks[chosen],

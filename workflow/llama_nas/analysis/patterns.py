@@ -1,0 +1,235 @@
+"""What good networks of a search have in common (paper, section 4.5, Figures 6 to 9), and whether it holds.
+
+Layer counts by accuracy percentile, widths by layer, and *heuristics* read off them: networks that have in each layer
+the width most good networks have there. They are evaluated like any candidate; if the pattern is real, they are good.
+Networks count once, however often a search has evaluated them. Layers are numbered from 1, as in the paper.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from llama_nas.analysis.figures import BLUE, GREEN, GREY, NO_METADATA, ORANGE, PURPLE, STYLE
+from llama_nas.analysis.judgement import Metric
+from llama_nas.analysis.summary import read_keys
+from llama_nas.artifacts import read_table, write_table, write_text
+from llama_nas.errors import UserError
+from llama_nas.space import DROPPED, WIDTH_CODES, ModelShape, parse_id
+
+log = logging.getLogger(__name__)
+
+PERCENTILES = (0, 25, 50, 75, 90)
+TOP = 75  # the percentile whose networks are mapped in the figure and read off for the heuristics
+FEWEST = 5  # networks at the top that a heuristic is read off
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, "#56B4E9", "#F0E442", "#000000")
+
+
+def find_patterns(
+    *,
+    model: Path,
+    widths: Sequence[int],
+    task: Path,
+    evaluations: Path,
+    named: Sequence[str],
+    layers: Path,
+    layers_figure: Path,
+    maps: Path,
+    maps_figure: Path,
+    candidates: Path,
+) -> None:
+    """Write the tables and figures of layer counts and of widths, and the heuristics as candidates.csv.
+
+    named: ids of more networks to evaluate with them. Columns as in `layer_counts` and `width_maps`; each table says
+    in `source` which evaluations it is of. Raises UserError for an id that is none.
+    """
+    settings = read_keys(task / "task.json", ("task", "metric", "higher_is_better"))
+    metric = Metric(settings["metric"], settings["higher_is_better"])
+    table = read_table(evaluations, ["subnet_id", "layers", metric.name]).drop_duplicates("subnet_id")
+    count = ModelShape.from_folder(model).num_hidden_layers
+    table = table.assign(gain=[metric.improvement(value, 0.0) for value in table[metric.name]])
+    subnets = [parse_id(subnet_id, count, widths) for subnet_id in table["subnet_id"]]
+    table["widths"] = pd.Series([subnet.widths for subnet in subnets], index=table.index, dtype=object)
+
+    by_layers, by_width = layer_counts(table, metric), width_maps(table, metric, widths)
+    label = {"task": settings["task"], "source": str(evaluations)}
+    write_table(layers, by_layers.assign(**label))
+    write_table(maps, by_width.assign(**label))
+    title = f"{settings['task']}: {len(table)} networks of {evaluations}"
+    write_text(layers_figure, layers_drawing(by_layers, metric, title))
+    write_text(maps_figure, maps_drawing(by_width, metric, title))
+    write_table(candidates, heuristic_candidates(by_width, count, widths, named))
+
+
+def layer_counts(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Columns percentile, threshold, layers, count, networks, probability: how many layers good networks have.
+
+    Of the `networks` whose metric is as good as the percentile's `threshold`, `count` have so many `layers`.
+    """
+    rows = []
+    for percentile in PERCENTILES:
+        good, threshold = _best(table, percentile, metric)
+        for layers in sorted(table["layers"].unique()):
+            count = int((good["layers"] == layers).sum())
+            rows.append((percentile, threshold, layers, count, len(good), count / len(good)))
+    return pd.DataFrame(rows, columns=["percentile", "threshold", "layers", "count", "networks", "probability"])
+
+
+def width_maps(table: pd.DataFrame, metric: Metric, widths: Sequence[int]) -> pd.DataFrame:
+    """Columns layers, percentile, threshold, layer, width, count, networks, probability.
+
+    Among the `networks` of so many `layers` that are as good as the percentile's `threshold` (a percentile of networks
+    of this layer count), `count` keep layer number `layer` at this `width`.
+    """
+    rows = []
+    for layers, own in table.groupby("layers"):
+        for percentile in PERCENTILES:
+            good, threshold = _best(own, percentile, metric)
+            chosen = np.array([[width or 0 for width in kept] for kept in good["widths"]])  # [network, layer]
+            for layer in np.flatnonzero(chosen.any(axis=0)):
+                for width in widths:
+                    count = int((chosen[:, layer] == width).sum())
+                    kept = int((chosen[:, layer] > 0).sum())
+                    rows.append((layers, percentile, threshold, layer + 1, width, count, kept, count / kept))
+    columns = ["layers", "percentile", "threshold", "layer", "width", "count", "networks", "probability"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _best(table: pd.DataFrame, percentile: int, metric: Metric) -> tuple[pd.DataFrame, float]:
+    """The rows at or above a percentile of goodness, and the metric there."""
+    threshold = float(np.percentile(table["gain"], percentile, method="lower"))
+    return table[table["gain"] >= threshold], threshold if metric.higher_is_better else -threshold
+
+
+def heuristic_candidates(
+    by_width: pd.DataFrame, num_layers: int, widths: Sequence[int], named: Sequence[str]
+) -> pd.DataFrame:
+    """candidates.csv: the full network, the heuristic of each layer count, and the named networks.
+
+    A layer's width is the most probable one among the networks at the TOP percentile, of equally probable ones the
+    widest: with two widths, the narrow one where its probability is above 0.5 (the paper's rule). Layer counts with
+    fewer than FEWEST such networks have no heuristic.
+    """
+    codes = dict(zip(widths, WIDTH_CODES, strict=False))
+    candidates = {codes[widths[0]] * num_layers: "full"}
+    top = by_width[(by_width["percentile"] == TOP) & (by_width["networks"] >= FEWEST)]
+    for _, own in top.groupby("layers"):
+        ordered = own.sort_values(["layer", "probability", "width"], ascending=[True, False, False])
+        likeliest = ordered.drop_duplicates("layer").set_index("layer")["width"]
+        kept = {layer: codes[width] for layer, width in likeliest.items()}
+        subnet_id = "".join(kept.get(layer, DROPPED) for layer in range(1, num_layers + 1))
+        candidates.setdefault(subnet_id, "heuristic")
+    for subnet_id in named:
+        parse_id(subnet_id, num_layers, widths)
+        candidates.setdefault(subnet_id, "named")
+    table = pd.DataFrame({"candidate": range(len(candidates)), "subnet_id": list(candidates)})
+    return table.assign(origin=list(candidates.values()), predicted=np.nan)
+
+
+def judge_heuristics(
+    output: Path,
+    *,
+    model: Path,
+    widths: Sequence[int],
+    task: Path,
+    front: Path,
+    candidates: Path,
+    shards: Sequence[Path],
+) -> None:
+    """Write the evaluated heuristics: size, metric, difference to the full network, and what the search found.
+
+    `difference_to_full` is positive where the heuristic is better; `front_value` is the metric of the best network of
+    the front that is no larger. Raises UserError if a candidate was not evaluated.
+    """
+    settings = read_keys(task / "task.json", ("metric", "higher_is_better"))
+    metric, shape = Metric(settings["metric"], settings["higher_is_better"]), ModelShape.from_folder(model)
+    columns = ["candidate", "subnet_id", metric.name, "items"]
+    evaluated = pd.concat([read_table(path, columns) for path in shards])
+    table = read_table(candidates, ["candidate", "subnet_id", "origin"]).drop(columns="predicted")
+    table = table.merge(evaluated, on=["candidate", "subnet_id"], how="left", validate="one_to_one")
+    if table[metric.name].isna().any():
+        missing = table.loc[table[metric.name].isna(), "subnet_id"].iloc[0]
+        raise UserError(f"{', '.join(map(str, shards))}: no value of {metric.name} for {missing} of {candidates}")
+    subnets = [parse_id(subnet_id, shape.num_hidden_layers, widths) for subnet_id in table["subnet_id"]]
+    table["layers"] = [subnet.layers for subnet in subnets]
+    table["parameters"] = [shape.parameters(subnet) for subnet in subnets]
+    table["size_bytes"] = [shape.size_bytes(subnet) for subnet in subnets]
+    table["value"], table["stderr"] = table[metric.name], table.get(f"{metric.name}_stderr", np.nan)
+    full = float(table.loc[table["origin"] == "full", "value"].iloc[0])
+    table["difference_to_full"] = [metric.improvement(value, full) for value in table["value"]]
+    found = read_table(front, ["size_bytes", metric.name])
+    table["front_value"] = [_best_within(found, size, metric) for size in table["size_bytes"]]
+    table["metric"] = metric.name
+    kept = ["subnet_id", "origin", "layers", "parameters", "size_bytes", "metric", "value", "stderr", "items"]
+    write_table(output, table[[*kept, "difference_to_full", "front_value"]])
+    for row in table.to_dict("records"):
+        log.info("%s, %s: %s", row["subnet_id"], row["origin"], metric.text(row["value"], row["stderr"]))
+
+
+def _best_within(front: pd.DataFrame, size_bytes: int, metric: Metric) -> float:
+    values = front.loc[front["size_bytes"] <= size_bytes, metric.name]
+    return float(values.max() if metric.higher_is_better else values.min())
+
+
+def layers_drawing(by_layers: pd.DataFrame, metric: Metric, title: str) -> str:
+    """Stacked bars, one per percentile: the share of each layer count, and how many networks a bar is of (SVG)."""
+    with _drawing(5.6, 3.8) as figure:
+        axes = figure.add_subplot()
+        bars = [f"{percentile}" for percentile in PERCENTILES]
+        bottom = np.zeros(len(bars))
+        for color, (layers, own) in zip(COLORS, by_layers.groupby("layers"), strict=False):
+            axes.bar(bars, own["probability"], bottom=bottom, color=color, label=f"{layers} layers")
+            bottom += own["probability"].to_numpy()
+        for bar, networks in enumerate(by_layers.drop_duplicates("percentile")["networks"]):
+            axes.text(bar, 1.01, f"{networks}", ha="center", va="bottom", fontsize=9)
+        axes.set(
+            ylim=(0, 1.1), ylabel="share of the networks (number: above)", xlabel=f"{metric.name}: percentile and above"
+        )
+        axes.set_title(title, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=4)
+        return _svg(figure)
+
+
+def maps_drawing(by_width: pd.DataFrame, metric: Metric, title: str) -> str:
+    """One panel per layer count: of the networks at the TOP percentile, the share of each width, by layer (SVG)."""
+    top = by_width[by_width["percentile"] == TOP]
+    with _drawing(6.4, 1.2 + 1.9 * top["layers"].nunique()) as figure:
+        panels = figure.subplots(top["layers"].nunique(), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (layers, own) in zip(panels, top.groupby("layers"), strict=True):
+            bottom = np.zeros(own["layer"].nunique())
+            for color, (width, share) in zip(COLORS, own.groupby("width", sort=False), strict=False):
+                axes.bar(share["layer"], share["probability"], bottom=bottom, color=color, label=f"{width}")
+                bottom += share["probability"].to_numpy()
+            axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
+            networks, threshold = own["networks"].iloc[0], metric.text(own["threshold"].iloc[0])
+            text = f"{layers} layers: {networks} networks with {metric.name} {threshold}"
+            axes.set_title(f"{text} or {'more' if metric.higher_is_better else 'less'}", fontsize=9)
+            axes.set(ylim=(0, 1), ylabel="share")
+        panels[-1].set(xlabel="layer", xticks=sorted(top["layer"].unique()))
+        figure.suptitle(title, fontsize=9)
+        handles, labels = panels[-1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, title="MLP width")
+        return _svg(figure)
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in the style of all others; sizes in inches."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""Ask a finished search for a network: the best one under a size, or the smallest one above an accuracy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llama_nas.artifacts import read_json, read_table, write_json
+from llama_nas.errors import UserError
+from llama_nas.search import records
+from llama_nas.space import BYTES_PER_WEIGHT, GB, GIB, format_bytes
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": GB, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
+
+
+def pick_network(
+    *,
+    results: Path,
+    task: str,
+    precision: str,
+    max_size: str | None,
+    min_accuracy: float | None,
+    output: Path | None,
+) -> None:
+    """Print the network of the task's front to take and how to get its checkpoint; as JSON to `output`, too.
+
+    Of the members that fit, the best one by the search's own score; without `max_size` the smallest one. Sizes are of
+    the weights in `precision`. Raises UserError if no member fits, naming what the front has to offer.
+    """
+    described = records.read_task(results / "tasks" / task)
+    path = results / "search" / task / "front.csv"
+    metric = described.metric
+    front = read_table(path, ["subnet_id", "layers", "parameters", "int8_bytes", metric, "stderr", "items"])
+    bytes_per_weight = BYTES_PER_WEIGHT.get(precision)
+    front["bytes"] = front["int8_bytes"] if bytes_per_weight is None else front["parameters"] * bytes_per_weight
+    fitting = front
+    if max_size is not None:
+        fitting = fitting[fitting["bytes"] <= parse_size(max_size)]
+        if fitting.empty:
+            smallest = format_bytes(int(front["bytes"].min()))
+            raise UserError(f"{path}: no network is at most {max_size} in {precision}; the smallest is {smallest}")
+    if min_accuracy is not None:
+        if not described.higher_is_better:
+            raise UserError(f"--min-accuracy: task '{task}' is judged by {metric}, of which less is better")
+        within = fitting
+        fitting = fitting[fitting[metric] >= min_accuracy]
+        if fitting.empty:
+            limit, best = "" if max_size is None else f" of at most {max_size}", within[metric].max()
+            raise UserError(f"{path}: no network{limit} has {metric} {min_accuracy:g} or more; the best has {best:.4f}")
+    smallest_first = max_size is None and min_accuracy is not None
+    ordered = fitting.assign(error=described.minimised(fitting[metric].to_numpy()))
+    chosen = ordered.sort_values(["bytes"] if smallest_first else ["error", "bytes"]).iloc[0]
+    answer = _described(results, task, precision, metric, chosen)
+    if output is not None:
+        write_json(output, answer)
+    print(_text(answer))
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `9GB`, `8.5 GiB`, `900MB`, `1048576`; raises UserError."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+) *([a-zA-Z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS:
+        raise UserError(f"--max-size '{text}': expected a number of bytes or one with kB, MB, GB, MiB, GiB, as 9GB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _described(results: Path, task: str, precision: str, metric: str, chosen: pd.Series) -> dict[str, Any]:
+    subnet_id = str(chosen["subnet_id"])
+    folder = f"quantized/{subnet_id}/int8" if precision == "int8" else f"subnets/{subnet_id}"
+    benchmark = results / "benchmarks" / task / precision / f"{subnet_id}.json"
+    measured = read_json(benchmark)["metrics"] if benchmark.is_file() else {}
+    return {
+        "task": task,
+        "subnet_id": subnet_id,
+        "layers": int(chosen["layers"]),
+        "precision": precision,
+        "bytes": int(chosen["bytes"]),
+        "metric": metric,
+        "value": float(chosen[metric]),
+        "stderr": None if pd.isna(chosen["stderr"]) else float(chosen["stderr"]),
+        "items": int(chosen["items"]),
+        "benchmark_value": measured.get(metric),
+        "checkpoint": f"results/{folder}",
+        "exists": (results / folder).is_dir(),
+    }
+
+
+def _text(answer: dict[str, Any]) -> str:
+    error = "" if answer["stderr"] is None else f" ± {answer['stderr']:.4f}"
+    lines = [
+        f"{answer['subnet_id']}: {answer['layers']} layers, {format_bytes(answer['bytes'])} in {answer['precision']}",
+        f"{answer['metric']} {answer['value']:.4f}{error} in the search, on {answer['items']:,} items",
+    ]
+    if answer["benchmark_value"] is not None:
+        lines.append(f"{answer['metric']} {answer['benchmark_value']:.4f} by stock lm-eval in {answer['precision']}")
+    if answer["exists"]:
+        lines.append(f"checkpoint: {answer['checkpoint']}")
+    else:
+        lines.append("to get its checkpoint, with the run's own --configfile and --directory if it had them:")
+        lines.append(f"  snakemake --cores all {answer['checkpoint']}")
+    return "\n".join(lines)
