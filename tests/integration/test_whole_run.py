@@ -116,4 +116,4 @@ def test_held_out_items_and_patterns(run, tmp_path):
     assert front["p_value"].between(0, 1).all() and front["difference_to_full"].notna().all()
     heuristics = pd.read_csv(results / "patterns/arc_easy_heuristics.csv", dtype={"subnet_id": str})
     assert heuristics["origin"].iloc[0] == "full" and (heuristics["items"] == 100).all() and len(heuristics) > 1
-    assert {"arc_easy_layers.svg", "arc_easy_widths.svg"} <= {path.name for path in (results / "figures").iterdir()}
+    assert {"arc_easy_depths.svg", "arc_easy_widths.svg"} <= {path.name for path in (results / "figures").iterdir()}

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llama_nas.analysis.figures import FIGURES
+from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
 from llama_nas.analysis.judgement import Metric
+from llama_nas.analysis.patterns import find_patterns
 from llama_nas.analysis.report import write_report
 from llama_nas.analysis.summary import summarize_task
 from llama_nas.artifacts import read_table
@@ -200,6 +201,23 @@ class Run:
     def figures(self, task: str) -> list[Path]:
         return [self.results / f"figures/{task}_{name}.svg" for name in FIGURES]
 
+    def pattern_figures(self, task: str) -> list[Path]:
+        return [self.results / f"figures/{task}_{name}.svg" for name in PATTERN_FIGURES]
+
+    def find_patterns(self, task: str) -> None:
+        folder = self.results / "patterns"
+        folder.mkdir(exist_ok=True)
+        depths, widths = self.pattern_figures(task)
+        find_patterns(
+            **{key: self.summarize_inputs(task)[key] for key in ("model", "widths", "task", "evaluations")},
+            named=[],
+            layers=folder / f"{task}_layers.csv",
+            layers_figure=depths,
+            maps=folder / f"{task}_widths.csv",
+            maps_figure=widths,
+            candidates=folder / "candidates.csv",
+        )
+
     def report_inputs(self) -> dict:
         return {
             "base": self.results / "base",
@@ -207,7 +225,7 @@ class Run:
             "seed": 7,
             "timings": self.results / "timings/jobs",
             "summaries": [self.results / f"summary/{task}.csv" for task in self.tasks],
-            "figures": [path for task in self.tasks for path in self.figures(task)],
+            "figures": [path for task in self.tasks for path in (*self.figures(task), *self.pattern_figures(task))],
             "agreements": [self.results / f"agreement/{task}.json" for task in self.tasks],
             "predictors": [
                 self.results / f"search/{task}/round_{number}/predictor.json"
@@ -219,6 +237,7 @@ class Run:
     def report(self) -> str:
         for task in self.tasks:
             self.summarize(task)
+            self.find_patterns(task)
         page = self.results / "summary.html"
         write_report(page, **self.report_inputs())
         return page.read_text(encoding="utf-8")

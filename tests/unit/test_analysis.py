@@ -30,11 +30,9 @@ from llama_nas.analysis import figures
 from llama_nas.analysis.cards import write_cards
 from llama_nas.analysis.figures import (
     FIGURES,
-    depth_figure,
     progress_figure,
     smoothing_window,
     training_figure,
-    width_figure,
 )
 from llama_nas.analysis.judgement import recommended
 from llama_nas.analysis.report import count_text, inline_svg, write_report
@@ -282,22 +280,6 @@ def test_progress_is_the_hypervolume_of_what_is_known(monkeypatch):
     areas = [0.1 * 1.1, 0.1 * 1.1 + 1.0 * 0.1, 0.6 * 1.1 + 0.5 * 0.1]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * np.array(areas) / areas[-1])
     assert axes.lines[1].get_xdata()[0] == 2.5  # where round 2 begins
-
-
-def test_depths_and_widths_are_shares_of_the_networks_above_a_percentile(monkeypatch):
-    ids = ["0000", "0100", "01xx", "11xx", "1011", "0011", "0001", "1111"]
-    layers = [4, 4, 2, 2, 4, 4, 4, 4]
-    evaluations = pd.DataFrame(
-        {"round": 1, "subnet_id": ids, "layers": layers, "size_bytes": range(8), "items": 9, "acc": np.arange(8) / 10}
-    )
-    axes = drawn(depth_figure, evaluations, monkeypatch)
-    shares = {line.get_label(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines}
-    assert shares["2 layers"][0] == 25 and shares["4 layers"][0] == 75
-    assert shares["2 layers"][40] == pytest.approx(100 / 5)  # the best five: from 0.3 up, one of them of two layers
-    assert shares["4 layers"][95] == 100
-    axes = drawn(width_figure, evaluations, monkeypatch)
-    bars = {container.get_label(): [bar.get_height() for bar in container] for container in axes.containers}
-    assert bars["best 50 % (n=4)"] == [50, 25, 75, 100] and bars["best 25 % (n=2)"] == [50, 50, 50, 100]
 
 
 def test_training_figure_without_sub_network_steps():

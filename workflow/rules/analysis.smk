@@ -1,6 +1,7 @@
 # Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/summary.html.
 
-FIGURES = ["front", "quantized", "speed", "progress", "depths", "widths"]
+FIGURES = ["front", "quantized", "speed", "progress"]
+PATTERN_FIGURES = ["depths", "widths"]  # patterns.smk
 
 
 rule summarize:
@@ -81,7 +82,7 @@ rule report:
         supernet="results/supernet",
         tasks=expand("results/tasks/{task}", task=config["tasks"]),
         summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
-        figures=expand("results/figures/{task}_{figure}.svg", task=config["tasks"], figure=FIGURES),
+        figures=expand("results/figures/{task}_{figure}.svg", task=config["tasks"], figure=FIGURES + PATTERN_FIGURES),
         agreements=expand("results/agreement/{task}.json", task=config["tasks"]),
         predictors=expand(
             "results/search/{task}/round_{round}/predictor.json",

@@ -1,5 +1,5 @@
 # Reads: a finished search. Writes: results/patterns/, results/figures/. What good networks have in common, and whether
-# networks made after it are good (paper, section 4.5): `snakemake patterns`. Not part of a run.
+# networks made after it are good (paper, section 4.5): `snakemake patterns`. A run draws the figures only.
 
 
 rule find_patterns:
@@ -10,9 +10,19 @@ rule find_patterns:
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
     output:
         layers="results/patterns/{task}_layers.csv",
-        layers_figure="results/figures/{task}_layers.svg",
+        layers_figure=report(
+            "results/figures/{task}_depths.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{task}",
+        ),
         maps="results/patterns/{task}_widths.csv",
-        maps_figure="results/figures/{task}_widths.svg",
+        maps_figure=report(
+            "results/figures/{task}_widths.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{task}",
+        ),
         candidates="results/search/{task}/round_heuristics/candidates.csv",
     log:
         "logs/find_patterns/{task}.log",

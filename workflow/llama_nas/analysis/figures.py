@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -135,60 +134,13 @@ def progress_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.
         return _svg(figure)
 
 
-def depth_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
-    """Share of each layer count among the networks at or above a percentile of the scores (paper, Figure 6)."""
-    task = _Task(summary, evaluations)
-    percentiles = np.arange(0, 100, 5)
-    groups = [task.above(float(percentile)) for percentile in percentiles]
-    with _figure(5.6, 3.8) as (figure, (axes,)):
-        for (depth, color), marker in zip(_depth_colors(evaluations), "osD^v<>ph*", strict=False):
-            shares = [100 * (group["layers"] == depth).mean() for group in groups]
-            axes.plot(percentiles, shares, color=color, marker=marker, markersize=4, label=f"{depth} layers")
-        for percentile in (0, 25, 50, 75, 95):
-            count = len(groups[int(percentile // 5)])
-            axes.annotate(f"n={count}", (percentile, 101), ha="center", fontsize=7.5, annotation_clip=False)
-        axes.set_ylim(-2, 104)
-        axes.set_xlabel("percentile of the score (n: networks behind the shares)")
-        axes.set_ylabel("share of networks (%)")
-        axes.set_title(str(summary["task"].iloc[0]), fontsize=12, pad=12)
-        figure.legend(loc="outside lower center", ncols=4)
-        return _svg(figure)
-
-
-def width_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
-    """Share of narrow MLPs by layer among good networks of one depth (paper, Figures 7-9).
-
-    The depth is the one that most networks of the best quarter have.
-    """
-    task = _Task(summary, evaluations)
-    depth = int(task.above(75)["layers"].mode().iloc[-1])
-    with _figure(5.6, 3.8) as (figure, (axes,)):
-        for offset, (percentile, color) in enumerate(((50, GREY), (75, ORANGE), (90, BLUE))):
-            good = task.above(percentile)
-            codes = [subnet_id.replace("x", "") for subnet_id in good.loc[good["layers"] == depth, "subnet_id"]]
-            if not codes:
-                continue
-            shares = np.mean([[code != "0" for code in row] for row in codes], axis=0)
-            positions = np.arange(1, depth + 1) + 0.27 * (offset - 1)
-            label = f"best {100 - percentile} % (n={len(codes)})"
-            axes.bar(positions, 100 * shares, width=0.27, color=color, label=label)
-        axes.axhline(50, color="black", linestyle=":", linewidth=1)
-        axes.set_ylim(0, 100)
-        axes.set_xlabel(f"kept layer, counted from 1 (networks of {depth} layers)")
-        axes.set_ylabel("narrower than full (%)")
-        axes.set_title(str(summary["task"].iloc[0]), fontsize=12)
-        figure.legend(loc="outside lower center", ncols=3)
-        return _svg(figure)
-
-
 FIGURES = {
     "front": front_figure,
     "quantized": quantized_figure,
     "speed": speed_figure,
     "progress": progress_figure,
-    "depths": depth_figure,
-    "widths": width_figure,
 }
+PATTERN_FIGURES = ("depths", "widths")  # by patterns.py, of the search's evaluations alone
 
 
 def training_figure(training: pd.DataFrame) -> str:
@@ -225,11 +177,6 @@ class _Task:
         self.metric = Metric(summary["metric"].iloc[0], bool(summary["higher_is_better"].iloc[0]))
         self.scale = 100 if self.metric.is_share else 1
         self.unit, self.unit_bytes, self.binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
-
-    def above(self, percentile: float) -> pd.DataFrame:
-        """The evaluated networks whose score is at or above a percentile of all, better being higher."""
-        gains = np.array([self.metric.improvement(value, 0.0) for value in self.evaluations[self.metric.name]])
-        return self.evaluations[gains >= np.percentile(gains, percentile)]
 
     def points(
         self, axes: Axes, rows: pd.DataFrame, column: str, color: str, marker: str, label: str, size: int = 7
@@ -293,11 +240,6 @@ class _Task:
         if title:
             bars = " (bars: ± 1 standard error)" if self.summary["stderr"].notna().any() else ""
             axes.set_title(f"{self.summary['task'].iloc[0]}{bars}", fontsize=12)
-
-
-def _depth_colors(evaluations: pd.DataFrame) -> Iterator[tuple[int, str]]:
-    """The layer counts that were evaluated, each with a colour; colours repeat, markers do not."""
-    return zip(sorted(evaluations["layers"].unique()), cycle((BLUE, ORANGE, GREEN, PURPLE, RED)), strict=False)
 
 
 def _items(table: pd.DataFrame) -> str:

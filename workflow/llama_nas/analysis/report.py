@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llama_nas import __version__
-from llama_nas.analysis.figures import FIGURES, training_figure
+from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES, training_figure
 from llama_nas.analysis.judgement import NOISE, RULE, Metric, Verdict
 from llama_nas.analysis.summary import PHASES, PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
 from llama_nas.artifacts import file_digest, read_table, write_text
@@ -59,8 +59,8 @@ def write_report(
     """Write summary.html from the per-task results.
 
     summaries and agreements belong together by position, one of each per task; figures are `{task}_{name}.svg` for
-    every task and every name in FIGURES; predictors are the predictor.json files of every task and round. timings:
-    folder of the jobs' Snakemake benchmark files. Raises UserError where they do not fit together.
+    every task and every name in FIGURES and PATTERN_FIGURES; predictors are the predictor.json files of every task
+    and round. timings: folder of the jobs' Snakemake benchmark files. Raises UserError where they do not fit together.
     """
     if len(summaries) != len(agreements):
         raise UserError(
@@ -201,7 +201,8 @@ def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predic
     if check["task"] != task:
         raise UserError(f"{summary}: is about task '{task}', but beside it stands {agreement}")
     drawn = {path.stem: path for path in figures}
-    missing = [name for name in FIGURES if f"{task}_{name}" not in drawn]
+    names = (*FIGURES, *PATTERN_FIGURES)
+    missing = [name for name in names if f"{task}_{name}" not in drawn]
     if missing:
         raise UserError(f"--figures: {task}_{missing[0]}.svg is missing")
 
@@ -226,7 +227,7 @@ def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predic
         facts=facts(table, metric),
         figures={
             name: inline_svg(drawn[f"{task}_{name}"].read_text(encoding="utf-8"), f"{task}-{name}", f"{task}: {name}")
-            for name in FIGURES
+            for name in names
         },
         agreement=agreement_line(check, metric),
         predictors=predictor_rounds([read_keys(path, PREDICTOR_KEYS) for path in predictors], task),
