@@ -48,9 +48,9 @@ ReturnToService=2
 MinJobAge=3600
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
-NodeName=one Port=16818
-NodeName=two Port=16819
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port=16818
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port=16819
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -120,7 +120,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def _wait_for(condition, what: str, seconds: float = 60) -> None:
+def _wait_for(condition, what: str, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

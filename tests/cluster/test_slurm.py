@@ -37,6 +37,7 @@ def test_a_job_leases_the_device_that_slurm_gave_it():
         "--quiet",
         "--nodelist=one",
         "--ntasks=1",
+        "--mem=100",
         "--gpus=1",
         "sh",
         "-c",

@@ -93,7 +93,10 @@ def base_parameters(input):
         return 0  # some hundred thousand: nothing beside the constant part
     if not os.path.exists(os.path.join(BASE_FOLDER, "config.json")):
         raise FileNotFoundError(errno.ENOENT, "not fetched yet", input[0])
-    shape = ModelShape.from_folder(BASE_FOLDER)
+    try:
+        shape = ModelShape.from_folder(BASE_FOLDER)
+    except UserError:
+        return 0  # the rule base_model says what is wrong with it
     return shape.parameters(Subnet((shape.intermediate_size,) * shape.num_hidden_layers))
 
 
