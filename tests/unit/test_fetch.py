@@ -227,7 +227,7 @@ def test_the_workflow_fetches_once_and_resources_can_be_copied_to_where_there_is
     shutil.copytree(tmp_path / "login-node/resources", tmp_path / "cluster/resources")
     server.requests.clear()
     plan = snakemake("cluster", "fronts", "--dry-run", **here)
-    assert "base_model" in plan and "fetch" not in plan
+    assert "rule base_model" in plan and "rule fetch_" not in plan
     snakemake("cluster", "results/base", **here)
     assert names(tmp_path / "cluster/results/base") == names(tmp_path / "login-node/results/base")
     assert not any("o/" in request for request in server.requests)
