@@ -31,7 +31,7 @@ rule all:
     default_target: True
     input:
         fronts=rules.fronts.input,
-        exports=rules.exports.input,
+        exports=all_exports,
         cards=rules.cards.output,
         report=rules.report.output,
     localrule: True
