@@ -37,14 +37,15 @@ from llama_nas.search.records import Task
 from llama_nas.space import ModelShape, SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-POPULATION, EVALUATIONS = 50, 250
-EVERY = 10  # evaluations between two points of a curve
-ALGORITHMS = {  # name, variant and inner generations; strict with DyNAS-T's 20,000 predictions
-    "linas, strict": ("linas", "strict", 400),
-    "linas, default": ("linas", "default", 100),
-    "nsga2": ("nsga2", "default", 0),
-    "random": ("random", "default", 0),
-    "additive": ("additive", "default", 0),
+EVALUATIONS = 250
+EVERY, TABULATED = 10, 50  # evaluations between two points of a curve, and between two columns of the table
+ALGORITHMS = {  # name, variant, inner generations and networks a round; strict with DyNAS-T's 20,000 predictions
+    "linas, strict": ("linas", "strict", 400, 50),
+    "linas, default": ("linas", "default", 100, 50),
+    "linas, default, 25 a round": ("linas", "default", 100, 25),
+    "nsga2": ("nsga2", "default", 0, 50),
+    "random": ("random", "default", 0, 50),
+    "additive": ("additive", "default", 0, 50),
 }
 REFERENCE = "linas, strict"
 
@@ -145,13 +146,13 @@ def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
 
 def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
     """The genotypes of each round, int [n, g]: what sample, fit and propose do, without files."""
-    kind, variant, generations = ALGORITHMS[name]
-    chosen = algorithm(kind, variant, POPULATION, generations)
+    kind, variant, generations, population = ALGORITHMS[name]
+    chosen = algorithm(kind, variant, population, generations)
     space, shape, task = table.space, table.shape, table.task.name
     rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
-    batch = chosen.first(space, shape, POPULATION, rng).genotypes
+    batch = chosen.first(space, shape, population, rng).genotypes
     known = Known(batch[:0], np.empty((0, 2)), np.empty(0, dtype=int))
-    rounds = EVALUATIONS // POPULATION
+    rounds = EVALUATIONS // population
     for round_number in range(1, rounds + 1):
         yield batch
         if round_number == rounds:
@@ -165,7 +166,7 @@ def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
         if chosen.uses_predictor:
             predict = fitted(table, variant, known, derived_seed(seed, "fit", task, round_number))
         rng = np.random.default_rng(derived_seed(seed, "propose", task, round_number))
-        batch = chosen.next(space, shape, known, due(POPULATION, round_number, known), predict, rng).genotypes
+        batch = chosen.next(space, shape, known, due(population, round_number, known), predict, rng).genotypes
 
 
 def fitted(table: Table, variant: str, known: Known, seed: int) -> Predict:
@@ -188,7 +189,7 @@ def statistics(result: pd.DataFrame) -> pd.DataFrame:
             at_end = own[own["evaluations"] == EVALUATIONS].set_index("seed")
             by_budget = own.groupby("evaluations")["hypervolume"]
             row: dict[str, Any] = {"table": table, "algorithm": name}
-            row |= {f"at {n}": values.median() for n, values in by_budget if n % POPULATION == 0}
+            row |= {f"at {n}": values.median() for n, values in by_budget if n % TABULATED == 0}
             row |= {
                 "low": by_budget.get_group(EVALUATIONS).quantile(0.05),
                 "high": by_budget.get_group(EVALUATIONS).quantile(0.95),
@@ -207,7 +208,7 @@ def statistics(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(result: pd.DataFrame) -> str:
-    budgets = range(POPULATION, EVALUATIONS + 1, POPULATION)
+    budgets = range(TABULATED, EVALUATIONS + 1, TABULATED)
     lines = [
         "Hypervolume as a share of the true front's: median over the seeds; at 250 with its 5-95 % range.",
         "",

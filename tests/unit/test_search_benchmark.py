@@ -25,9 +25,8 @@ def benchmark(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "search_benchmark", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "POPULATION", 12)
     monkeypatch.setattr(module, "EVALUATIONS", 36)
-    fewer = {name: (*settings[:2], 10) for name, settings in module.ALGORITHMS.items()}
+    fewer = {name: (*settings[:2], 10, 12) for name, settings in module.ALGORITHMS.items()}
     monkeypatch.setattr(module, "ALGORITHMS", fewer)
     return module
 
@@ -47,7 +46,7 @@ def table(tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", ["linas, strict", "linas, default", "nsga2", "random", "additive"])
 def test_it_evaluates_what_the_stages_evaluate(benchmark, table, tmp_path, name):
-    algorithm, variant, _ = benchmark.ALGORITHMS[name]
+    algorithm, variant, *_ = benchmark.ALGORITHMS[name]
     predictor = "auto" if algorithm == "linas" else "ridge"  # others do not read it
     evaluations = Run(tmp_path / "run", algorithm=algorithm, variant=variant, predictor=predictor).all(3)
     rounds = benchmark.search(benchmark.read(table), name, 1)

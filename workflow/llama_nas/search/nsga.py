@@ -196,6 +196,8 @@ def polynomially_mutated(
     hit = rng.random(len(genotypes)) <= operators.mutation_probability
     chosen = hit[np.nonzero(part)[0]]
     part, draw = part & hit[:, None], draw[chosen]
+    if not len(draw):
+        return genotypes
     span = np.broadcast_to(space.bounds - 1.0, part.shape)[part]
     before, power = genotypes[part].astype(float), operators.mutation_eta + 1.0
     below, above = before / span, (span - before) / span

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
+from sklearn import config_context
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.svm import SVR
@@ -195,7 +196,8 @@ def _svr_over_grid(
     width = 1 / train.shape[1] if gamma == "auto" else 1 / (train.shape[1] * train.var() or 1.0)
     kernel, across = _rbf(train, train, width), _rbf(test, train, width)
     others = [{key: value for key, value in h.items() if key != "gamma"} for h in grid]
-    return np.array([SVR(kernel="precomputed", **h).fit(kernel, targets).predict(across) for h in others])
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return np.array([SVR(kernel="precomputed", **h).fit(kernel, targets).predict(across) for h in others])
 
 
 def _rbf(rows: np.ndarray, others: np.ndarray, gamma: float) -> np.ndarray:
