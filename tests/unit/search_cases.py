@@ -68,7 +68,7 @@ class Run:
         self.algorithm, self.variant = changes.get("algorithm", "linas"), changes.get("variant", "default")
         self.predictor = changes.get("predictor", "ridge")
         self.population, self.generations = changes.get("population", 12), changes.get("generations", 10)
-        self.seed = changes.get("seed", 1)
+        self.seed, self.search_items = changes.get("seed", 1), changes.get("search_items")
         (folder / "model").mkdir(parents=True)
         config = {**CONFIG, "num_hidden_layers": space.num_layers}
         (folder / "model" / "config.json").write_text(json.dumps(config))
@@ -79,6 +79,7 @@ class Run:
             "higher_is_better": self.task.higher_is_better,
             "metrics": ["acc", "acc_norm"],
             "items": 500,
+            "search_items_range": [2, 498],
         }
         (folder / "task" / "task.json").write_text(json.dumps(description))
         self.space = {
@@ -97,7 +98,8 @@ class Run:
         sample_candidates(
             self.path(1, "candidates.csv"),
             **self.space,
-            task="toy",
+            task=self.folder / "task",
+            search_items=self.search_items,
             name=self.algorithm,
             variant=self.variant,
             population=self.population,

@@ -265,8 +265,12 @@ def test_some_items_are_the_same_for_all_and_keep_their_scores(hub, tiny, tmp_pa
     assert len(items) == 20
     np.testing.assert_array_equal(score(model, task.random_items(20), [None]).log_likelihoods[0], own)
     assert compute_metrics(some, own)["acc_stderr"] > compute_metrics(task, every)["acc_stderr"]
-    for count in (1, 61):
-        with pytest.raises(UserError, match=f"search_items {count} must leave some of its 60 items held out"):
+    fewest, most = task.info["search_items_range"]
+    assert (fewest, most) == (2, 58)
+    for count in (fewest, most):
+        assert all(len(np.unique(task.subtasks[side])) == 2 for side in task.split(count))
+    for count in (fewest - 1, most + 1):
+        with pytest.raises(UserError, match=rf"search_items {count} must lie in 2\.\.58"):
             task.random_items(count)
 
 
@@ -376,7 +380,7 @@ def test_held_out_items_are_those_that_a_search_on_some_items_leaves(shard_run):
     pooled = (4 * searched["acc_norm"] + 2 * every["held_out"]) / 6
     assert every["acc_norm"].tolist() == pytest.approx(pooled.tolist())
     assert every["held_out"].tolist() == [answers.count("1") / 2 for answers in every["answers"]]
-    with pytest.raises(UserError, match="search_items 6 must leave some of its 6 items held out"):
+    with pytest.raises(UserError, match=r"search_items 6 must lie in 1\.\.5"):
         shard_run(1, 1, items=6)
 
 

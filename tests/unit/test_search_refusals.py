@@ -120,9 +120,17 @@ def test_a_bad_task_folder_is_named(tmp_path):
         run.front(1)
 
 
+@pytest.mark.parametrize("count", [1, 499])
+def test_a_search_on_items_that_a_task_does_not_have_is_refused_at_its_start(tmp_path, count):
+    run = Run(tmp_path, search_items=count)
+    with pytest.raises(UserError, match=rf"tasks\.toy\.search_items {count} must lie in 2\.\.498"):
+        run.sample()
+
+
 def test_the_command_line_prints_one_line_and_exits_with_2(tmp_path, capsys):
     run = Run(tmp_path)
-    arguments = f"sample --model {run.folder / 'model'} --depths 9 13 --widths 256 128 --seed 1 --task toy"
+    arguments = f"sample --model {run.folder / 'model'} --depths 9 13 --widths 256 128 --seed 1"
+    arguments += f" --task {run.folder / 'task'}"
     arguments += f" --algorithm linas --variant default --population 4 --output {tmp_path / 'candidates.csv'}"
     assert cli.main(arguments.split()) == 2
     message = capsys.readouterr().err

@@ -245,7 +245,7 @@ def test_the_command_line_gives_the_same_bytes_under_any_hash_seed(tmp_path):
         )
 
     first = "--algorithm linas --variant default --population 12"
-    call(f"sample --model model --task toy {first} --output round_1/candidates.csv")
+    call(f"sample --model model --task task {first} --output round_1/candidates.csv")
     again.evaluate(1)
     shards = " ".join(f"round_1/shard_{s}-of-3.csv" for s in (1, 2, 3))
     call(

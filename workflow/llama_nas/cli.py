@@ -295,7 +295,8 @@ def sample_arguments(parser: Parser) -> None:
     _space(parser)
     _algorithm(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
-    parser.add_argument("--task", required=True)
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--search-items", type=int, help="items that the search will use; checked (default: all)")
     parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
 
 
@@ -309,6 +310,7 @@ def sample(args: Arguments) -> None:
         widths=args.widths,
         depth_selection=args.depth_selection,
         task=args.task,
+        search_items=args.search_items,
         name=args.algorithm,
         variant=args.variant,
         population=args.population,

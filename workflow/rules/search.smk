@@ -19,12 +19,14 @@ rule sample:
     """Choose the first round's candidates."""
     input:
         model="results/base",
+        task="results/tasks/{task}",
     output:
         "results/search/{task}/round_1/candidates.csv",
     log:
         "logs/sample/{task}.log",
     benchmark:
         "results/timings/jobs/sample/{task}.tsv"
+    priority: 1  # before the fine-tuning, where a machine cannot run both: it checks the task's keys
     localrule: True
     conda:
         "../../envs/search.yaml"
@@ -39,9 +41,10 @@ rule sample:
         seed=config["seed"],
         space=SPACE,
         settings=chosen(SEARCH, "algorithm", "variant", "population"),
+        subset=lambda wildcards: chosen(config["tasks"][wildcards.task], "search_items"),
     shell:
-        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} --task {wildcards.task} "
-        "--model {input.model} --output {output} 2> {log}"
+        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.subset} "
+        "--task {input.task} --model {input.model} --output {output} 2> {log}"
 
 
 rule evaluate:

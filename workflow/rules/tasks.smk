@@ -12,6 +12,7 @@ rule compile_task:
         "logs/compile_task/{task}.log",
     benchmark:
         "results/timings/jobs/compile_task/{task}.tsv"
+    priority: 1  # before the fine-tuning: a mistake in a task is found early
     conda:
         "../../envs/score.yaml"
     container:

@@ -55,6 +55,14 @@ def read_task(folder: Path) -> Task:
         raise UserError(f"{folder / 'task.json'}: key {error} is missing") from None
 
 
+def check_search_items(folder: Path, count: int) -> None:
+    """Raise UserError if a search on `count` items of a compiled task is not possible."""
+    description = read_json(folder / "task.json")
+    fewest, most = description["search_items_range"]
+    if not fewest <= count <= most:
+        raise UserError(f"config.yaml: tasks.{description['task']}.search_items {count} must lie in {fewest}..{most}")
+
+
 def candidate_table(ids: Sequence[str], origins: Sequence[str], predicted: np.ndarray | None) -> pd.DataFrame:
     """predicted: the metric the predictor expects of each, [n]; None before there is a predictor."""
     values = np.full(len(ids), np.nan) if predicted is None else predicted

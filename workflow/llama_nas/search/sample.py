@@ -22,15 +22,22 @@ def sample_candidates(
     depths: Sequence[int],
     widths: Sequence[int],
     depth_selection: str,
-    task: str,
+    task: Path,
+    search_items: int | None,
     name: str,
     variant: str,
     population: int,
     seed: int,
 ) -> None:
-    """Write the first candidates.csv: candidate, subnet_id, origin, predicted (empty). name: the algorithm's."""
+    """Write the first candidates.csv: candidate, subnet_id, origin, predicted (empty). name: the algorithm's.
+
+    search_items: how many items the search will use, checked here, before anything expensive runs.
+    """
     shape, space = records.checked_space(model, depths, widths, depth_selection)
-    rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
+    described = records.read_task(task)
+    if search_items is not None:
+        records.check_search_items(task, search_items)
+    rng = np.random.default_rng(derived_seed(seed, "sample", described.name, 1))
     proposal = algorithm(name, variant, population).first(space, shape, population, rng)
     if len(proposal.genotypes) == space.num_networks:
         log.info("the first round has all %d networks of the space", space.num_networks)

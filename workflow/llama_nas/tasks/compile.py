@@ -13,7 +13,7 @@ import numpy as np
 from llama_nas.artifacts import file_digest
 from llama_nas.errors import UserError
 from llama_nas.space import ModelShape
-from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, CompiledTask
+from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
 from llama_nas.tasks.trie import build_trie, offsets
 
@@ -92,6 +92,7 @@ def compile_task(
             if is_choice
             else None,
             "items": len(choices),
+            "search_items_range": search_items_range(items["subtasks"]),  # of the config key search_items
             "requests": len(instances),
             "truncated_requests": truncated,
             "max_length": longest,

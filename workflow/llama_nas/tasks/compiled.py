@@ -26,6 +26,24 @@ CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes")  # share of items whose best c
 TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # of whole texts, by rolling windows
 
 
+def search_items_range(subtasks: np.ndarray) -> tuple[int, int]:
+    """The fewest and the most items a search may use: one of every subtask is among them, and among the others.
+
+    subtasks: of each item, int [items], as in `CompiledTask`.
+    """
+    in_order = subtasks[_draw_order(subtasks)]
+    places = [np.flatnonzero(in_order == subtask) for subtask in range(in_order.max() + 1)]
+    return int(max(own[0] for own in places)) + 1, int(min(own[-1] for own in places))
+
+
+def _draw_order(subtasks: np.ndarray) -> np.ndarray:
+    """Items in the order in which a search takes them: random within a subtask, subtasks evenly mixed; int [items]."""
+    rng = np.random.default_rng(ITEMS_SEED)
+    sizes = np.bincount(subtasks)
+    ranks = np.concatenate([rng.permutation(size) for size in sizes])
+    return np.argsort((ranks + 0.5) / sizes[subtasks], kind="stable")
+
+
 @dataclass(frozen=True)
 class CompiledTask:
     """All arrays are integers. R requests, I items, M metrics.
@@ -73,20 +91,14 @@ class CompiledTask:
     def split(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The `count` items of a search, and the others, held out of it: int, each ascending.
 
-        The same for everyone: the draw depends on the task alone. Subtasks keep their shares. Raises UserError if one
-        would have no item on one of the sides.
+        The same for everyone: the draw depends on the task alone. Subtasks keep their shares. Raises UserError if
+        `count` is not in `search_items_range`.
         """
-        rng = np.random.default_rng(ITEMS_SEED)
-        sizes = np.bincount(self.subtasks)
-        ranks = np.concatenate([rng.permutation(size) for size in sizes])
-        order = np.argsort((ranks + 0.5) / sizes[self.subtasks], kind="stable")
-        searched, held_out = np.sort(order[:count]), np.sort(order[count:])
-        if min(len(np.unique(self.subtasks[side])) for side in (searched, held_out)) < len(sizes):
-            raise UserError(
-                f"config.yaml: tasks.{self.name}.search_items {count} must leave some of its {self.num_items} items "
-                f"held out, with at least one of each of its {len(sizes)} parts on either side"
-            )
-        return searched, held_out
+        fewest, most = search_items_range(self.subtasks)
+        if not fewest <= count <= most:
+            raise UserError(f"config.yaml: tasks.{self.name}.search_items {count} must lie in {fewest}..{most}")
+        order = _draw_order(self.subtasks)
+        return np.sort(order[:count]), np.sort(order[count:])
 
     def requests_of(self, items: np.ndarray) -> np.ndarray:
         """The requests of some items, int, ascending."""
