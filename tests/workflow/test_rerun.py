@@ -34,13 +34,19 @@ KEYS = {
     "embedded.items": "world",
     "space.depths": "finetune sample",
     "space.widths": "finetune sample",
-    "tasks.arc_easy.search_items": "evaluate finalists",
+    "space.depth_selection": "finetune sample",
+    "space.width_selection": "order_channels finetune",
+    "training.max_length": "tokenize",
+    "tasks.arc_easy.search_items": "sample evaluate finalists",
+    "tasks.arc_easy.named": "find_patterns",
+    "search.algorithm": "sample",
     "search.variant": "sample",
     "search.predictor": "fit",
     "search.population": "sample propose evaluate fit",
-    "search.evaluations": "propose evaluate fit front",
+    "search.evaluations": "propose evaluate fit front find_patterns",
     "search.shards": "evaluate fit",
     "export.members": "throughput",
+    "export.formats": "export",
     "benchmark.precisions": "benchmark throughput",
     "benchmark.batch_size": "benchmark",
     "compute.device": "pretrain",
@@ -54,6 +60,8 @@ VALUES = {
     "embedded.heads": 4,
     "space.depths": [5, 6],
     "space.widths": [96, 48, 24],
+    "space.depth_selection": "even",
+    "space.width_selection": "importance",
     "training.ranks": 1,
     "training.global_batch": 32,
     "training.micro_batch": 4,
@@ -62,16 +70,18 @@ VALUES = {
     "tasks.arc_easy.num_fewshot": 1,
     "tasks.arc_easy.limit": 10,
     "tasks.arc_easy.search_items": 30,
+    "tasks.arc_easy.named": ["000111"],
     "search.population": 10,
     "search.evaluations": 60,
     "export.members": 1,
+    "export.formats": ["hf", "padded"],
     "benchmark.precisions": ["fp16", "int8", "fp32"],
 }
 # Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves.
 WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
 OTHER_SOURCES = {"base.source", "base.path", "base.hub_id", "base.revision", "data_root"}
 OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revision"}
-NO_OTHER = {"space.depth_selection", "space.width_selection", "embedded.intermediate_size", "tasks.arc_easy.subtasks"}
+NO_OTHER = {"embedded.intermediate_size", "tasks.arc_easy.subtasks"}
 
 
 MODEL = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 6}
@@ -179,7 +189,7 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     )
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
         "base.path": {"base_model"},
-        "instructions.path": {"finetune"},
+        "instructions.path": {"tokenize"},
         "data_root": {"compile_task"},
     }
 
@@ -205,7 +215,7 @@ def test_what_is_added_reuses_all_there_is(done):
         "benchmark.precisions": ["fp16", "int8", "fp32"],
     }
     ran = {key: {job["rule"] for job in jobs} for key, jobs in plans(done, more).items()}
-    sums = {"all", "summarize", "report", "throughput", "verify"}
+    sums = {"all", "summarize", "find_patterns", "cards", "report", "throughput", "verify"}
     assert ran["search.evaluations"] == {"propose", "evaluate", "fit", "front"} | sums
     assert ran["tasks.winogrande"] <= {"compile_task", "sample", "propose", "evaluate", "fit", "front"} | sums
     assert ran["benchmark.precisions"] <= {"benchmark"} | sums
@@ -216,7 +226,7 @@ def test_an_input_file_reruns_what_reads_it(done):
     readers = {
         "results/search/arc_easy/round_1/candidates.csv": {"evaluate"},
         "results/search/arc_easy/round_1/evaluations.csv": {"propose"},
-        "results/agreement/arc_easy.json": {"summarize"},
+        "results/agreement/arc_easy.json": {"summarize", "report"},
         "results/summary/arc_easy.csv": {"report"},
     }
     for name, rules in readers.items():
