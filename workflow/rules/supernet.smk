@@ -27,7 +27,7 @@ rule finetune:
         ),
         runtime=1440,
         gpu=GPU * TRAINING["ranks"],
-        nodes=1, # more: docs/cluster.md
+        nodes=1,  # more: docs/cluster.md
         mpi="",
     params:
         code=code_digest("finetune"),
