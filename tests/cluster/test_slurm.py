@@ -71,25 +71,24 @@ def test_the_reduced_world_through_the_profile(local):
 
 
 def requeue_and_cancel_training(run: subprocess.Popen, folder: Path) -> None:
-    """Requeue the training job after its first checkpoint, as preemption does; cancel it after a later one."""
-    step = wait_for_checkpoint(run, folder, after=0)
+    """Requeue the training job after a checkpoint, as preemption does; when it has made another one, cancel it."""
+
+    def wait_for(condition) -> None:
+        while not condition():
+            assert run.poll() is None, (folder / "snakemake.log").read_text()[-20000:]
+            time.sleep(0.1)
+
+    def saved() -> int:
+        markers = folder.glob("results/checkpoints/*/latest")
+        return max((int(marker.read_text()) for marker in markers), default=0)
+
+    wait_for(saved)
     (job,) = slurm.jobs_of("finetune")
     subprocess.run(["scontrol", "requeue", job["JobId"]], check=True)
-    wait_for_checkpoint(run, folder, after=step)
-    (job,) = slurm.jobs_of("finetune")
-    assert job["Restarts"] == "1"
+    wait_for(lambda: [job["JobState"] for job in slurm.jobs_of("finetune") if job["Restarts"] == "1"] == ["RUNNING"])
+    before = saved()
+    wait_for(lambda: saved() > before)
     subprocess.run(["scancel", job["JobId"]], check=True)
-
-
-def wait_for_checkpoint(run: subprocess.Popen, folder: Path, after: int) -> int:
-    """The step of the first checkpoint after step `after`."""
-    while True:
-        assert run.poll() is None, (folder / "snakemake.log").read_text()[-20000:]
-        markers = folder.glob("results/checkpoints/*/latest")
-        step = max((int(marker.read_text()) for marker in markers), default=0)
-        if step > after:
-            return step
-        time.sleep(0.05)
 
 
 def memory(job: dict[str, str]) -> str:

@@ -65,7 +65,7 @@ def _hold(devices: Sequence[str], count: int, locks: contextlib.ExitStack) -> li
     waiting = False
     while True:
         with contextlib.ExitStack() as attempt:
-            held = []
+            held: list[str] = []
             for device in devices:
                 if len(held) < count and _lock(device, attempt):
                     held.append(device)

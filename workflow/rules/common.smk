@@ -25,7 +25,7 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-os.environ["LLAMA_NAS_WORKFLOW"] = workflow.basedir  # where envs/*.yaml take the package from
+os.environ.update(LLAMA_NAS_WORKFLOW=workflow.basedir)  # where envs/*.yaml take the package from
 
 # Whatever is fetched is fetched by the fetch rules, which alone set HF_HUB_OFFLINE=0; every cache lives in the working
 # directory, which is the only folder besides /tmp that a container sees.

@@ -170,7 +170,7 @@ rule throughput:
         "../../envs/score.yaml"
     container:
         image("score")
-    threads: workflow.cores or config["compute"]["threads"]
+    threads: workflow.resource_settings.cores or config["compute"]["threads"]
     resources:
         mem_mb=memory(4000, 8),
         runtime=120,
