@@ -23,7 +23,7 @@ from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
 from llama_nas.hf_folder import load_model
 from llama_nas.model_card import Provenance
-from llama_nas.space import ModelShape, parse_id
+from llama_nas.space import PRECISIONS, ModelShape, parse_id
 
 LLAMA_3_ROPE = {
     "rope_type": "llama3",
@@ -184,7 +184,7 @@ def test_size_is_the_spaces_arithmetic(world, family, kind):
     assert sum(tensor.nbytes for tensor in stored.values()) == shape.size_bytes(subnet, "fp32")
     record = json.loads((folder / "subnet.json").read_text())
     assert record["parameters"] == found["parameters"]
-    assert record["size_bytes"] == {p: shape.size_bytes(subnet, p) for p in ("fp32", "bf16", "fp16", "int8")}
+    assert record["size_bytes"] == {p: shape.size_bytes(subnet, p) for p in PRECISIONS}
     assert (record["subnet_id"], tuple(record["kept_layers"])) == (IDS[kind], subnet.kept)
     assert record["supernet_sha256"] == {p.name: file_digest(p) for p in supernet.glob("*.safetensors")}
 

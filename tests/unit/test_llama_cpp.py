@@ -1,6 +1,7 @@
 """llama.cpp itself runs the GGUF files and says what stock transformers says of the folders they were made from.
 
 llama-cpp-python is an optional extra, compiled on this machine: `make test-gguf` installs it and runs this file.
+TOLERANCE was chosen before any run, from the formats' rounding.
 """
 
 import os
