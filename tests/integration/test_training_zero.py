@@ -534,7 +534,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(command):
     with running_after_checkpoint(command, "resumed", newer_than=step) as (launcher, ranks, step):
         assert not (steps / "step-00000047").exists()
         launcher.send_signal(signal.SIGTERM)
-        assert launcher.wait(timeout=60) == 128 + signal.SIGTERM
+        assert launcher.wait(timeout=120) == 128 + signal.SIGTERM
         assert not any(rank.is_running() for rank in ranks)
     assert step < latest(command) < 48, "SIGTERM: one more checkpoint before the end"
 
