@@ -51,12 +51,8 @@ def test_an_edit_reaches_the_stages_that_import_the_module(package):
         "export",
     }
     later = {"summarize", "cards", "patterns", "heuristics", "report"}
-    assert changed(append(package / "analysis/summary.py", "
-ADDED = 1
-")) <= later
-    assert changed(append(package / "search/nsga.py", "
-ADDED = 1
-")) == {"sample", "propose"}
+    assert changed(append(package / "analysis/summary.py", "\nADDED = 1\n")) <= later
+    assert changed(append(package / "search/nsga.py", "\nADDED = 1\n")) == {"sample", "propose"}
     assert changed(append(package / "world/facts.py", "\nADDED = 1\n")) == {"world", "pretrain"}
 
 
