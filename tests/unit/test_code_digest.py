@@ -70,33 +70,37 @@ def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
 
 def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
     """What a stage in an image says whose package was left behind; the code it was built from runs."""
-    arguments = f"front --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/front.csv".split()
+    arguments = f"finalists --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/candidates.csv".split()
     assert main([*arguments, "--code", "0123456789abcdef"]) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"llama-nas front: error: the code in {module.ROOT} is not the workflow's")
+    assert line.startswith(f"llama-nas finalists: error: the code in {module.ROOT} is not the workflow's")
     assert line.count("\n") == 1
-    assert main([*arguments, "--code", module.code_digest("front")]) == 2
+    assert main([*arguments, "--code", module.code_digest("finalists")]) == 2
     assert "is not the workflow's" not in capsys.readouterr().err
 
 
 EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
+LOADS = "fetch base order-channels order-layers finetune export gguf quantize benchmark score throughput"
 REACHES = {
-    "analysis": "summarize report",
+    "analysis": "summarize cards patterns heuristics report",
     "benchmark.py": "benchmark",
-    "elastic.py": "finetune evaluate score verify export",
+    "configuration_decilm.py": LOADS,
+    "elastic.py": "order-channels order-layers finetune evaluate score verify export",
     "export.py": "export",
     "fetch.py": "fetch base",
+    "gguf_file.py": "gguf",
     "harness.py": "score",
-    "hf_folder.py": "fetch base finetune score benchmark export quantize throughput",
-    "modeling_subnet.py": "fetch base finetune score benchmark export quantize throughput",
-    "pareto.py": "propose finalists front summarize report",
+    "hf_folder.py": LOADS,
+    "model_card.py": "export",
+    "modeling_subnet.py": LOADS,
+    "pareto.py": "sample propose finalists front summarize cards patterns heuristics report",
     "pretrain.py": "pretrain",
     "quantize.py": "quantize",
     "scoring": "evaluate score verify",
-    "search": "sample fit propose finalists front enumerate-space tabulate",
+    "search": "sample fit propose finalists front enumerate-space tabulate pick",
     "tasks": "compile-task evaluate score verify benchmark",
     "throughput.py": "throughput",
-    "training": "finetune",
+    "training": "tokenize order-channels order-layers finetune",
     "world": "world pretrain",
 }
 
