@@ -69,12 +69,14 @@ def run(request, tmp_path_factory) -> Path:
     f = folder
     stage(f"base {SPACE} --source {f}/model --output {f}/base")
     stage(f"compile-task --task mine --lm-eval-task {f}/mine.yaml --metric acc --model {f}/base --output {f}/task")
+    stage(f"tokenize --max-length 256 --base {f}/base --instructions {f}/instructions.json --output {f}/rows")
     stage(
-        f"finetune --seed 1 {SPACE} --base {f}/base --instructions {f}/instructions.json --ranks 1 --zero-stage 0 "
+        f"finetune --seed 1 {SPACE} --base {f}/base --rows {f}/rows --ranks 1 --zero-stage 0 "
         f"--dtype fp32 --epochs 2 --global-batch 8 --micro-batch 8 --learning-rate 0.001 --warmup 0 --weight-decay 0 "
-        f"--max-grad-norm 0 --max-length 256 --checkpoint-every 9 --checkpoints {f}/checkpoints --output {f}/supernet"
+        f"--max-grad-norm 0 --checkpoint-every 9 --checkpoints {f}/checkpoints --output {f}/supernet"
     )
-    stage(f"sample --seed 1 {SPACE} --model {f}/base --task mine --variant default --population 6 --output {f}/c.csv")
+    first = "--algorithm linas --variant default --population 6"
+    stage(f"sample --seed 1 {SPACE} --model {f}/base --task {f}/task {first} --output {f}/c.csv")
     stage(
         f"evaluate {SPACE} --supernet {f}/supernet --task {f}/task --candidates {f}/c.csv --shard 1 --shards 1 "
         f"--dtype fp32 --output {f}/shard.csv --timings {f}/timings.json"
@@ -84,7 +86,9 @@ def run(request, tmp_path_factory) -> Path:
         f"--shards {f}/shard.csv --variant default --predictor ridge --evaluations {f}/evaluations.csv "
         f"--output {f}/predictor.json"
     )
-    stage(f"front --task {f}/task --evaluations {f}/evaluations.csv --output {f}/front.csv")
+    stage(
+        f"front --model {f}/base --widths 96 48 --task {f}/task --evaluations {f}/evaluations.csv --output {f}/front.csv"
+    )
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --output {f}/subnets/01x0")
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --form padded --output {f}/padded/01x0")
     for precision in ("int8", "nf4"):
@@ -158,7 +162,7 @@ STAGES_THAT_TAKE_A_MODEL = [
     "export --supernet FOLDER --widths 96 48 --subnet 0000 --output OUT",
     "gguf --model FOLDER --type f16 --output OUT",
     "quantize --model FOLDER --precision int8 --output OUT",
-    f"sample --seed 1 {SPACE} --model FOLDER --task mine --variant default --population 6 --output OUT",
+    f"sample --seed 1 {SPACE} --model FOLDER --task none --algorithm linas --variant default --population 6 --output OUT",
     "throughput --models x:fp16=FOLDER --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 --repeats 1 "
     "--output OUT",
 ]

@@ -95,9 +95,8 @@ def fork(run: Path, folder: Path, change: str, target: str) -> str:
 
 def test_a_longer_search_redoes_nothing(run, tmp_path):
     output = fork(run, tmp_path / "longer", "evaluations: 40 -> evaluations: 60", "fronts")
-    for rule, jobs in {"propose": 1, "evaluate": 1, "fit": 1, "front": 1}.items():
-        assert len(re.findall(rf"^(?:local)?(?:rule|checkpoint) {rule}:", output, re.M)) == jobs
-    assert "5 of 5 steps" in output
+    ran = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", output, re.M)
+    assert sorted(ran) == ["evaluate", "fit", "front", "fronts", "propose"]
     rounds = [tmp_path / f"longer/results/search/arc_easy/round_{r}/evaluations.csv" for r in (2, 3)]
     assert rounds[1].read_bytes().startswith(rounds[0].read_bytes())
     assert rounds[0].read_bytes() == (run / "results/search/arc_easy/round_2/evaluations.csv").read_bytes()

@@ -493,7 +493,7 @@ def test_global_batch_must_be_met_exactly(config):
 
 def test_checks_name_what_is_wrong(config, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        launch.check(config)
+        launch.check(config, launch.ALONE)
     assert "20 rows" in caplog.text and "0 % padding" in caplog.text
     for changes, message in [
         ({"global_batch": 24}, "20 usable rows do not fill one batch; training.global_batch is 24"),
@@ -506,7 +506,7 @@ def test_checks_name_what_is_wrong(config, tmp_path, caplog):
         ({"rows": tmp_path}, "expected a folder written by `llama-nas tokenize`"),
     ]:
         with pytest.raises(UserError, match=message):
-            launch.check(dataclasses.replace(config, **changes))
+            launch.check(dataclasses.replace(config, **changes), launch.ALONE)
 
 
 def test_total_steps_are_whole_batches_times_epochs(config):

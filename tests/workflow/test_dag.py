@@ -83,7 +83,7 @@ def test_search_on_some_items_evaluates_its_front_on_all(run):
     """The key reruns the search but not what it searches in; without it, nothing is evaluated twice."""
     run("fronts")
     counts = executed(run("fronts", change=lambda config: config["tasks"]["arc_easy"].update(search_items=30)))
-    assert counts == {"evaluate": 3, "fit": 2, "propose": 1, "finalists": 1, "front": 1}
+    assert counts == {"sample": 1, "evaluate": 3, "fit": 2, "propose": 1, "finalists": 1, "front": 1}
     commands = run("--dry-run", "--printshellcmds", "--forcerun", "evaluate", "fronts").stdout
     evaluations = re.findall(r"llama-nas evaluate .*?(round_\w+)/candidates.csv.*?(--[a-z-]+ 30)? +--timings", commands)
     expected = [("round_1", "--items 30"), ("round_2", "--items 30"), ("round_final", "--held-out 30")]
@@ -183,7 +183,13 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
         return jobs(run("--dry-run"))
 
     assert edited("space.py", "\n# a comment\n") == {}
-    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= {"summarize", "cards", "report", "all"}
+    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= {
+        "summarize",
+        "find_patterns",
+        "cards",
+        "report",
+        "all",
+    }
     after_scoring = edited("scoring/score.py", "\nADDED = 1\n")
     assert "evaluate" in after_scoring and not after_scoring.keys() & {"world", "pretrain", "finetune", "compile_task"}
 

@@ -227,7 +227,7 @@ def test_an_input_file_reruns_what_reads_it(done):
         "results/search/arc_easy/round_1/candidates.csv": {"evaluate"},
         "results/search/arc_easy/round_1/evaluations.csv": {"propose"},
         "results/agreement/arc_easy.json": {"summarize", "report"},
-        "results/summary/arc_easy.csv": {"report"},
+        "results/summary/arc_easy.csv": {"report", "cards"},
     }
     for name, rules in readers.items():
         path = done.folder / name
