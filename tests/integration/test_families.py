@@ -86,9 +86,8 @@ def run(request, tmp_path_factory) -> Path:
         f"--shards {f}/shard.csv --variant default --predictor ridge --evaluations {f}/evaluations.csv "
         f"--output {f}/predictor.json"
     )
-    stage(
-        f"front --model {f}/base --widths 96 48 --task {f}/task --evaluations {f}/evaluations.csv --output {f}/front.csv"
-    )
+    searched = f"--model {f}/base --task {f}/task --evaluations {f}/evaluations.csv"
+    stage(f"front {searched} --widths 96 48 --output {f}/front.csv")
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --output {f}/subnets/01x0")
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --form padded --output {f}/padded/01x0")
     for precision in ("int8", "nf4"):
@@ -162,7 +161,7 @@ STAGES_THAT_TAKE_A_MODEL = [
     "export --supernet FOLDER --widths 96 48 --subnet 0000 --output OUT",
     "gguf --model FOLDER --type f16 --output OUT",
     "quantize --model FOLDER --precision int8 --output OUT",
-    f"sample --seed 1 {SPACE} --model FOLDER --task none --algorithm linas --variant default --population 6 --output OUT",
+    f"sample --seed 1 {SPACE} --algorithm linas --variant default --population 6 --model FOLDER --task t --output OUT",
     "throughput --models x:fp16=FOLDER --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 --repeats 1 "
     "--output OUT",
 ]

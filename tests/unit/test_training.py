@@ -501,7 +501,7 @@ def test_checks_name_what_is_wrong(config, tmp_path, caplog):
         ({"widths": (48, 64)}, "space.widths"),
         ({"depth_selection": "last"}, "space.depth_selection 'last' is not known; known: first, even, or a list"),
         ({"offload_optimizer": True, "zero_stage": 0}, "offload_optimizer needs training.zero_stage 1, 2 or 3"),
-        ({"device": "cuda", "ranks": 64, "global_batch": 128}, "needs that many GPUs"),
+        ({"device": "cuda", "ranks": 64, "global_batch": 128}, "needs 64 GPUs on this machine"),
         ({"base": tmp_path}, "config.json: not found"),
         ({"rows": tmp_path}, "expected a folder written by `llama-nas tokenize`"),
     ]:

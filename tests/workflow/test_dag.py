@@ -183,13 +183,8 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
         return jobs(run("--dry-run"))
 
     assert edited("space.py", "\n# a comment\n") == {}
-    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= {
-        "summarize",
-        "find_patterns",
-        "cards",
-        "report",
-        "all",
-    }
+    analysis = {"summarize", "find_patterns", "cards", "report", "all"}
+    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= analysis
     after_scoring = edited("scoring/score.py", "\nADDED = 1\n")
     assert "evaluate" in after_scoring and not after_scoring.keys() & {"world", "pretrain", "finetune", "compile_task"}
 

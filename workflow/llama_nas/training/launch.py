@@ -57,8 +57,8 @@ def check(config: TrainingConfig, node: Node) -> None:
     config.check_engine()
     if config.device == "cuda" and torch.cuda.device_count() < here:
         raise UserError(
-            f"config.yaml: training.ranks {config.ranks} with device cuda needs {here} GPUs on each of {node.count} "
-            f"machines; this one has {torch.cuda.device_count()}"
+            f"config.yaml: training.ranks {config.ranks} with device cuda needs {here} GPUs on this machine; it has "
+            f"{torch.cuda.device_count()}"
         )
     if config.tensorboard and not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
         raise UserError("config.yaml: training.tensorboard needs the package tensorboard or tensorboardX")
