@@ -11,6 +11,7 @@
    mask, as the scorer does it, and by compiled flex attention, which skips blocks without ancestors.
 
 Writes benchmarks/scoring.json and prints it as tables. Needs the machine for itself, about 20 minutes on 2 cores.
+`--attention` measures attention alone, in minutes, needs no --run, and keeps the rest of benchmarks/scoring.json.
 """
 
 from __future__ import annotations
@@ -60,13 +61,19 @@ FEW = 0.1  # share of the sample's requests for what is measured often: ablation
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hub", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--attention", action="store_true", help="attention alone")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/scoring.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.attention:
+        renew_attention(args)
+        return
+    if args.run is None:
+        parser.error("--run: the folder of a finished default run is needed")
     results = args.run.resolve() / "results"
     with tempfile.TemporaryDirectory() as temporary:
         device = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
@@ -79,6 +86,23 @@ def main() -> None:
     record["embedded"] = measure_embedded(load_elastic(folder, args.dtype, args.device), folder, results)
     write_json(args.output, record)
     print(markdown(record))
+
+
+def renew_attention(args: argparse.Namespace) -> None:
+    """Measure attention and put it into the last whole run's record, which must be of the same device and dtype."""
+    record = read_json(args.output)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+    if (record["device"], record["dtype"], record["threads"]) != (device, args.dtype, args.threads):
+        raise SystemExit(f"{args.output}: is of another device, dtype or number of threads; run the whole benchmark")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = random_llama(Path(temporary) / "model", args.hub.resolve())
+        model, encoder = load_elastic(folder, args.dtype, args.device), RequestEncoder(folder)
+        requests = {name: instances(name, args.hub.resolve(), **settings) for name, settings in SAMPLE.items()}
+        record["real"]["attention"] = {
+            name: attention(model, sample(sequences(encoder, own))) for name, own in requests.items()
+        }
+    write_json(args.output, record)
+    print(attention_table(record))
 
 
 def cpu_name() -> str:
@@ -351,6 +375,15 @@ def chunks(model: Any, group: Group) -> Iterator[tuple[Any, ...]]:
         yield *tensors, chunk.mask, blocks
 
 
+def attention_table(record: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} | {100 * a['sparsity']:.0f} % | {1e3 * a['sdpa']:.1f} | {1e3 * a['flex']:.1f} | {a['compile']:.0f} |"
+        for name, a in record["real"]["attention"].items()
+    ]
+    head = "| attention, one layer | blocks skipped | SDPA, ms | flex, ms | flex, compiling, s |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
 def markdown(record: dict[str, Any]) -> str:
     lines = []
     for name in ("real", "embedded"):
@@ -387,15 +420,7 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [f"| {name} | {a['tokens']} | {a['seconds']:.1f} |" for name, a in record["real"]["ablations"].items()]
     lines += ["", "| operation | share of processor time |", "|---|---|"]
     lines += [f"| `{name}` | {100 * share:.0f} % |" for name, share in record["real"]["profile"].items()]
-    lines += [
-        "",
-        "| attention, one layer | blocks skipped | SDPA, ms | flex, ms | flex, compiling, s |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {100 * a['sparsity']:.0f} % | {1e3 * a['sdpa']:.1f} | {1e3 * a['flex']:.1f} | {a['compile']:.0f} |"
-        for name, a in record["real"]["attention"].items()
-    ]
+    lines += ["", attention_table(record)]
     return "\n".join(lines)
 
 
