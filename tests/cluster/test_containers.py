@@ -1,6 +1,6 @@
 """The reduced world in the images of `make images`, by `snakemake --sdm apptainer`, as a user without privileges.
 
-Run by `make test-containers`; .ci/run leaves out the whole run, for its time.
+Run by hand (`make test-containers`, docs/cluster.md).
 """
 
 import os
