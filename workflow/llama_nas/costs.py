@@ -74,7 +74,8 @@ def measure_costs(
     fitted = uniform_networks(space)
     rng = np.random.default_rng(derived_seed(seed, "measure-costs"))
     drawn = [space.subnet(space.random(rng)) for _ in range(checks)]
-    checked = [fitted[0], fitted[-1], *drawn]
+    smallest = space.subnet((0, *[int(np.argmin(space.widths))] * space.num_layers))
+    checked = [smallest, fitted[-1], *drawn]
     phases = [
         Phase("prefill", batch_size, sequence_length, 1, 0),
         Phase("decode", batch_size, 1, new_tokens, sequence_length),
@@ -147,8 +148,8 @@ class Parts:
 
     def network(self, subnet: Subnet) -> Any:
         """The model as this network, until the next call."""
-        for position, layer in enumerate(subnet.kept):
-            self.layers[layer].mlp = self.mlps[layer][subnet.widths[layer]]
+        for position, (layer, width) in enumerate(zip(subnet.kept, subnet.kept_widths, strict=True)):
+            self.layers[layer].mlp = self.mlps[layer][width]
             self.layers[layer].self_attn.layer_idx = position  # of its keys and values in the cache
         self.model.model.layers = torch.nn.ModuleList(self.layers[layer] for layer in subnet.kept)
         self.model.config.num_hidden_layers = subnet.layers

@@ -181,8 +181,11 @@ def evaluation_items(wildcards):
     return options({"items": items}) if wildcards.round.isdigit() else ""
 
 
-def goals(wildcards, input):
-    """Objectives and constraints of a task's search as options; a key that nothing reads is none of them."""
+def goals(wildcards):
+    """Objectives and constraints of a task's search as options; a key that nothing reads is none of them.
+
+    No function of the input: Snakemake does not rerun for changed values of such parameters.
+    """
     search = config["search"]
     read = {"objectives": OBJECTIVES}
     if "max_size" in search:
@@ -190,7 +193,7 @@ def goals(wildcards, input):
     if "max_size" in search or "size" in OBJECTIVES:
         read["precision"] = search["precision"]
     if COSTS:
-        read |= {"latency": search["latency"], "costs": input.costs}
+        read |= {"latency": search["latency"], "costs": COSTS[0]}
     return options(read | {"min_accuracy": config["tasks"][wildcards.task].get("min_accuracy")})
 
 
