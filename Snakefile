@@ -23,6 +23,7 @@ include: "workflow/rules/supernet.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/exhaustive.smk"
 include: "workflow/rules/subnets.smk"
+include: "workflow/rules/costs.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/patterns.smk"
 

@@ -31,6 +31,7 @@ from llama_nas.artifacts import derived_seed, read_json, read_table, write_table
 from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import algorithm
+from llama_nas.search.goals import Declared
 from llama_nas.search.predictors import Predictor, choose
 from llama_nas.search.proposal import Known, Predict, due
 from llama_nas.search.records import Task
@@ -150,9 +151,9 @@ def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
     """The genotypes of each round, int [n, g]: what sample, fit and propose do, without files."""
     kind, variant, generations, population = ALGORITHMS[name]
     chosen = algorithm(kind, variant, population, generations)
-    space, shape, task = table.space, table.shape, table.task.name
+    space, goals, task = table.space, Declared().on(table.space, table.shape, table.task), table.task.name
     rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
-    batch = chosen.first(space, shape, population, rng).genotypes
+    batch = chosen.first(space, goals, population, rng).genotypes
     known = Known(batch[:0], np.empty((0, 2)), np.empty(0, dtype=int))
     rounds = EVALUATIONS // population
     for round_number in range(1, rounds + 1):
@@ -168,7 +169,7 @@ def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
         if chosen.uses_predictor:
             predict = fitted(table, variant, known, derived_seed(seed, "fit", task, round_number))
         rng = np.random.default_rng(derived_seed(seed, "propose", task, round_number))
-        batch = chosen.next(space, shape, known, due(population, round_number, known), predict, rng).genotypes
+        batch = chosen.next(space, goals, known, due(population, round_number, known), predict, rng).genotypes
 
 
 def fitted(table: Table, variant: str, known: Known, seed: int) -> Predict:

@@ -67,7 +67,7 @@ def test_the_whole_run_gives_the_same_bytes(local, folder):
 
 
 def test_an_image_of_other_code_says_so_and_stops(folder):
-    stage = "llama-nas finalists --task . --evaluations . --output never --code 0123456789abcdef".split()
+    stage = "llama-nas enumerate-space --depths 1 --widths 8 --model . --output never --code 0123456789abcdef".split()
     result = run(folder, "apptainer", "--quiet", "exec", image("search"), *stage)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "is not the workflow's: renew the containers with `make images`" in result.stderr

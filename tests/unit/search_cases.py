@@ -11,7 +11,9 @@ from llama_nas.artifacts import derived_seed, read_table
 from llama_nas.search import nsga
 from llama_nas.search.fit import fit_predictor
 from llama_nas.search.front import write_front
+from llama_nas.search.goals import Declared, Goals
 from llama_nas.search.propose import propose_candidates
+from llama_nas.search.records import Task
 from llama_nas.search.sample import sample_candidates
 from llama_nas.space import ModelShape, SearchSpace
 
@@ -28,6 +30,11 @@ SHAPE = ModelShape.from_config(CONFIG)
 SPACE = SearchSpace.for_model(SHAPE, [9, 10, 12], [256, 128])
 THREE_WIDTHS = SearchSpace.for_model(SHAPE, [6, 12], [256, 64, 128])
 OPERATORS = nsga.PAPER
+TASK = Task("toy", "acc", True)
+
+
+def goals(space: SearchSpace = SPACE, **declared) -> Goals:
+    return Declared(**declared).on(space, SHAPE, TASK)
 
 
 def genotypes_in(space: SearchSpace):
@@ -69,6 +76,7 @@ class Run:
         self.predictor = changes.get("predictor", "ridge")
         self.population, self.generations = changes.get("population", 12), changes.get("generations", 10)
         self.seed, self.search_items = changes.get("seed", 1), changes.get("search_items")
+        self.goals = changes.get("goals", Declared())
         (folder / "model").mkdir(parents=True)
         config = {**CONFIG, "num_hidden_layers": space.num_layers}
         (folder / "model" / "config.json").write_text(json.dumps(config))
@@ -88,8 +96,7 @@ class Run:
             "widths": space.widths,
             "depth_selection": "first",
         }
-
-        self.for_front = {"model": folder / "model", "widths": space.widths, "task": folder / "task"}
+        self.for_front = {**self.space, "task": folder / "task", "goals": self.goals}
 
     def path(self, round_number: int, name: str) -> Path:
         return self.folder / f"round_{round_number}" / name
@@ -100,6 +107,7 @@ class Run:
             **self.space,
             task=self.folder / "task",
             search_items=self.search_items,
+            goals=self.goals,
             name=self.algorithm,
             variant=self.variant,
             population=self.population,
@@ -145,6 +153,7 @@ class Run:
             round_number=round_number,
             evaluations=self.path(round_number, "evaluations.csv"),
             predictor=self.path(round_number, "predictor.json"),
+            goals=self.goals,
             name=self.algorithm,
             variant=self.variant,
             population=self.population,

@@ -263,6 +263,21 @@ def test_figure_is_clean_svg_that_shows_the_data(run):
     assert changed == ["front", "quantized", "speed"]  # the others are drawn from what the search evaluated
 
 
+def test_a_front_of_latency_has_a_second_panel(run, monkeypatch):
+    """Over size, the line joins the members that are on the front for their size; over seconds, all are shown."""
+    front = pd.DataFrame({"size_bytes": [10, 20, 30], "items": 9, "acc": [0.4, 0.6, 0.5], "latency": [1.0, 3.0, 2.0]})
+    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.summarize("arc_easy")
+    summary = pd.read_csv(run.results / "summary/arc_easy.csv")
+    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    evaluations = front.assign(subnet_id=["a", "b", "c"], round=1)
+    assert len(figures.front_figure(summary, evaluations, front.drop(columns="latency")).axes) == 1
+    over_size, over_seconds = figures.front_figure(summary, evaluations, front).axes
+    assert over_size.lines[0].get_ydata().tolist() == [40.0, 60.0]
+    assert over_seconds.lines[0].get_xydata().tolist() == [[1.0, 40.0], [2.0, 50.0], [3.0, 60.0]]
+    assert len(over_seconds.collections[0].get_offsets()) == 3
+
+
 def drawn(figure, evaluations: pd.DataFrame, monkeypatch):
     """The axes of a task's figure, before they become SVG."""
     summary = pd.DataFrame([{"metric": "acc", "higher_is_better": True, "task": "t", "stderr": 0.01, "chance": 0.25}])

@@ -36,7 +36,8 @@ def run_raising(monkeypatch, error: Exception) -> int:
 
     monkeypatch.setitem(cli.STAGES, "front", stage)
     monkeypatch.setattr(stage, "__name__", "front", raising=False)
-    return cli.main(["front", "--model", "m", "--widths", "8", "--task", "t", "--evaluations", "e", "--output", "o"])
+    arguments = "front --model m --depths 1 --widths 8 --task t --evaluations e --output o"
+    return cli.main(arguments.split())
 
 
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys):

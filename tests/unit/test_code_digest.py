@@ -64,13 +64,14 @@ def test_templates_and_started_modules_count(package):
 
 def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
     path = package / "cli.py"
-    edited = path.read_text().replace('"--repeats", type=int', '"--repeats", type=float')
+    edited = path.read_text().replace('"--max-batch", type=int', '"--max-batch", type=float')
     assert changed(lambda: path.write_text(edited)) == {"throughput"}
 
 
 def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
     """What a stage in an image says whose package was left behind; the code it was built from runs."""
-    arguments = f"finalists --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/candidates.csv".split()
+    space = f"--depths 1 --widths 8 --model {tmp_path}"
+    arguments = f"finalists {space} --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/c.csv".split()
     assert main([*arguments, "--code", "0123456789abcdef"]) == 2
     line = capsys.readouterr().err
     assert line.startswith(f"llama-nas finalists: error: the code in {module.ROOT} is not the workflow's")
@@ -80,11 +81,12 @@ def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
 
 
 EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
-LOADS = "fetch base order-channels order-layers finetune export gguf quantize benchmark score throughput"
+LOADS = "fetch base order-channels order-layers finetune export gguf quantize benchmark score throughput measure-costs"
 REACHES = {
     "analysis": "summarize cards patterns heuristics report",
     "benchmark.py": "benchmark",
     "configuration_decilm.py": LOADS,
+    "costs.py": "measure-costs",
     "elastic.py": "order-channels order-layers finetune evaluate score verify export",
     "export.py": "export",
     "fetch.py": "fetch base",
@@ -93,14 +95,15 @@ REACHES = {
     "hf_folder.py": LOADS,
     "model_card.py": "export",
     "modeling_subnet.py": LOADS,
-    "pareto.py": "sample propose finalists front summarize cards patterns heuristics report",
+    "pareto.py": "sample propose finalists front enumerate-space tabulate summarize cards patterns heuristics report",
     "pretrain.py": "pretrain",
     "quantize.py": "quantize",
     "scoring": "evaluate score verify",
     "search": "sample fit propose finalists front enumerate-space tabulate pick",
     "tasks": "compile-task evaluate score verify benchmark",
-    "throughput.py": "throughput",
+    "throughput.py": "throughput measure-costs",
     "training": "tokenize order-channels order-layers finetune",
+    "units.py": "sample propose finalists front enumerate-space tabulate pick",
     "world": "world pretrain",
 }
 

@@ -1,5 +1,6 @@
 """The config check: defaults, and presets that hold. (Its error lines are tested through Snakemake: tests/workflow.)"""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,6 @@ def test_rounds_end_with_the_budget_or_with_the_space(search, rounds):
 
 
 def test_every_key_has_a_description():
-    import json
-
     def walk(schema, path=""):
         for key, value in schema.get("properties", {}).items():
             assert value.get("description"), f"{path}{key} has no description"
@@ -83,4 +82,26 @@ def test_bad_config_names_file_and_key():
     with pytest.raises(
         UserError, match=r"^my.yaml: space: unknown key 'depth_selektion'; did you mean 'depth_selection'"
     ):
+        check_config(config, "my.yaml")
+
+
+def test_constraints_that_cannot_be_met_are_one_line(tmp_path):
+    """max_size against a model that is here already; min_accuracy of a metric of which less is better."""
+    shape = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"num_attention_heads": 4, "vocab_size": 1000}))
+    config = load("workflow/presets/reduced.yaml") | {"base": {"source": "path", "path": str(tmp_path)}}
+    config |= {"instructions": {"path": str(tmp_path / "config.json")}, "data_root": str(tmp_path)}
+    task = tmp_path / "own.yaml"
+    task.touch()
+    config["tasks"] = {"own": {"metric": "acc", "lm_eval_task": str(task)}}
+    space = SearchSpace.for_model(ModelShape.from_folder(tmp_path), [4, 5, 6], [96, 48])
+    smallest = ModelShape.from_folder(tmp_path).size_bytes(space.parse("1111xx"), "int8")
+    config["search"] |= {"max_size": str(smallest), "precision": "int8"}
+    check_config(config)
+    config["search"]["max_size"] = str(smallest - 1)
+    with pytest.raises(UserError, match=rf"my.yaml: search.max_size: {smallest - 1} is less than the smallest network"):
+        check_config(config, "my.yaml")
+    del config["search"]["max_size"]
+    config["tasks"]["own"] |= {"metric": "bits_per_byte", "min_accuracy": 0.5}
+    with pytest.raises(UserError, match=r"^my.yaml: tasks.own.min_accuracy: the task is judged by bits_per_byte, of"):
         check_config(config, "my.yaml")

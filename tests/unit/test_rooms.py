@@ -10,14 +10,15 @@ import pytest
 import llama_nas
 
 PACKAGE = Path(llama_nas.__file__).parent
-CORE = {"space", "pareto", "artifacts", "errors", "progress"}
+CORE = {"space", "pareto", "artifacts", "errors", "progress", "units"}
 MAY_IMPORT = {
     "errors": set(),
     "progress": set(),
+    "units": {"errors"},
     "space": {"errors"},
     "pareto": {"errors"},
     "artifacts": {"errors"},
-    "config": {"errors", "space", "tasks.definitions"},
+    "config": {"errors", "space", "units", "tasks.definitions"},
     "code_digest": set(),
     "devices": {"errors"},
     "elastic": {"errors", "space"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "gguf_file": CORE | {"hf_folder"},
     "quantize": CORE | {"elastic", "hf_folder"},
     "throughput": CORE | {"hf_folder"},
+    "costs": CORE | {"hf_folder", "throughput"},
 }
 WITHOUT_TORCH = (
     "space",

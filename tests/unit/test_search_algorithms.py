@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS
+from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, goals
 
 from llama_nas.pareto import non_dominated
 from llama_nas.search import additive, encoding, nsga, sampling
@@ -23,7 +23,7 @@ def proposal(known_ids: list[str], variant: str = "default", space: SearchSpace 
     known = known_of(encoding.genotypes_of(space, known_ids), space)
     predict = lambda genotypes: encoding.one_hot(space, genotypes, masked=True)[:, ::2].sum(axis=1)  # noqa: E731
     linas = Linas(variant, population, 15, OPERATORS)
-    return linas.next(space, SHAPE, known, population, predict, np.random.default_rng(4))
+    return linas.next(space, goals(space), known, population, predict, np.random.default_rng(4))
 
 
 def test_default_proposes_only_new_networks_and_starts_from_the_front():
@@ -64,14 +64,14 @@ def test_strict_proposes_its_last_population_as_it_is():
 def test_a_used_up_space_gives_what_is_left(name, left):
     space = SearchSpace(4, (2, 3, 4), (256, 128))
     changes = additive.one_gene_changes(space)
-    others = sampling.unseen(space, 100, encoding.subnet_ids(space, changes), np.random.default_rng(0))
+    others = sampling.unseen(space, 100, encoding.subnet_ids(space, changes), np.random.default_rng(0), goals(space))
     everything = np.concatenate([changes, others])
     assert len(everything) == space.num_networks
     known = known_of(everything[: len(everything) - left], space)
     predict = lambda genotypes: genotypes.sum(axis=1).astype(float)  # noqa: E731
     chosen = algorithm(name, "default", 20, 5)
     proposed = chosen.next(
-        space, SHAPE, known, 20, predict if chosen.uses_predictor else None, np.random.default_rng(0)
+        space, goals(space), known, 20, predict if chosen.uses_predictor else None, np.random.default_rng(0)
     )
     assert sorted(encoding.subnet_ids(space, proposed.genotypes)) == sorted(
         encoding.subnet_ids(space, everything[len(everything) - left :])
@@ -82,12 +82,12 @@ def test_a_used_up_space_gives_what_is_left(name, left):
 @pytest.mark.parametrize("name", ["linas", "nsga2", "random", "additive"])
 def test_no_algorithm_but_strict_linas_evaluates_a_network_twice(name):
     chosen = algorithm(name, "default", 20, 5)
-    first = chosen.first(SPACE, SHAPE, 20, np.random.default_rng(1)).genotypes
+    first = chosen.first(SPACE, goals(), 20, np.random.default_rng(1)).genotypes
     known = known_of(first)
     for round_number in (1, 2):
         predict = (lambda genotypes: genotypes.sum(axis=1).astype(float)) if chosen.uses_predictor else None
         rng = np.random.default_rng(round_number)
-        more = chosen.next(SPACE, SHAPE, known, due(20, round_number, known), predict, rng).genotypes
+        more = chosen.next(SPACE, goals(), known, due(20, round_number, known), predict, rng).genotypes
         grown = known_of(np.concatenate([known.genotypes, more]))
         rounds = np.concatenate([known.rounds, np.full(len(more), round_number + 1)])
         known = Known(grown.genotypes, grown.objectives, rounds)
@@ -101,12 +101,12 @@ def test_no_algorithm_but_strict_linas_evaluates_a_network_twice(name):
 def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
     """Read back from the evaluations alone, the population is that of a run that never stopped."""
     search = Nsga2(20, OPERATORS)
-    known = known_of(search.first(SPACE, SHAPE, 20, np.random.default_rng(1)).genotypes)
+    known = known_of(search.first(SPACE, goals(), 20, np.random.default_rng(1)).genotypes)
     ties = np.random.default_rng(0)
-    population = nsga.survive(known.genotypes, known.objectives, 20, ties)
+    population = nsga.survive(known.genotypes, known.objectives, np.zeros(20), 20, ties)
     for round_number in (2, 3, 4):
         rng = np.random.default_rng(round_number)
-        children = search.next(SPACE, SHAPE, known, 20, None, rng).genotypes
+        children = search.next(SPACE, goals(), known, 20, None, rng).genotypes
         new = known_of(children)
         known = Known(
             np.concatenate([known.genotypes, children]),
@@ -114,8 +114,9 @@ def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
             np.concatenate([known.rounds, np.full(20, round_number)]),
         )
         merged = np.concatenate([population.genotypes, children])
-        population = nsga.survive(merged, np.concatenate([population.objectives, new.objectives]), 20, ties)
-        assert np.array_equal(search._survivors(known).genotypes, population.genotypes)
+        values = np.concatenate([population.objectives, new.objectives])
+        population = nsga.survive(merged, values, np.zeros(40), 20, ties)
+        assert np.array_equal(search._survivors(SPACE, goals(), known).genotypes, population.genotypes)
 
 
 # ------------------------------------------------------------------ additive
@@ -139,7 +140,9 @@ def test_best_sums_are_those_of_enumeration():
     )
     ids = np.array(encoding.subnet_ids(space, everything))
     for keep in (1, 3):
-        found = set(encoding.subnet_ids(space, additive.best_sums(space, SHAPE, costs, keep)))
+        found = set(
+            encoding.subnet_ids(space, additive.best_sums(space, encoding.parameter_costs(space, SHAPE), costs, keep))
+        )
         for depth in (0, 1):
             own = everything[:, 0] == depth
             beaten = [((values[own] <= row).all(axis=1) & (values[own] < row).any(axis=1)).sum() for row in values[own]]
@@ -151,9 +154,9 @@ def test_additive_search_of_a_sum_finds_its_true_front_in_the_second_round():
     everything = known_of(sampling.every_network(SPACE))
     true_front = everything.genotypes[non_dominated(everything.objectives)]
     search = additive.Additive()
-    known = known_of(search.first(SPACE, SHAPE, 50, np.random.default_rng(0)).genotypes)
+    known = known_of(search.first(SPACE, goals(), 50, np.random.default_rng(0)).genotypes)
     assert len(known.genotypes) == 15
-    proposed = search.next(SPACE, SHAPE, known, due(50, 1, known), None, np.random.default_rng(0))
+    proposed = search.next(SPACE, goals(), known, due(50, 1, known), None, np.random.default_rng(0))
     assert len(proposed.genotypes) == 85
     measured = known_of(proposed.genotypes).objectives[:, 1]
     assert proposed.predicted == pytest.approx(measured)
@@ -164,10 +167,10 @@ def test_additive_search_of_a_sum_finds_its_true_front_in_the_second_round():
 
 def test_additive_search_takes_the_rounds_it_needs_for_its_changes():
     search, population = additive.Additive(), 6
-    known = known_of(search.first(SPACE, SHAPE, population, np.random.default_rng(0)).genotypes)
+    known = known_of(search.first(SPACE, goals(), population, np.random.default_rng(0)).genotypes)
     origins = [len(known.genotypes)]
     for round_number in (1, 2, 3):
-        proposed = search.next(SPACE, SHAPE, known, due(population, round_number, known), None, None)
+        proposed = search.next(SPACE, goals(), known, due(population, round_number, known), None, None)
         origins.append((proposed.origins[0], len(proposed.origins)))
         known = known_of(np.concatenate([known.genotypes, proposed.genotypes]))
     assert origins == [6, ("change", 6), ("change", 3), ("sum", 9)]

@@ -104,7 +104,7 @@ def test_children_are_new_and_distinct_and_a_used_up_space_has_none():
     everything = sampling.every_network(SPACE)
     start = sampling.uniform(SPACE, 40, np.random.default_rng(2))
     values = size_and(lambda genotypes: -genotypes.sum(axis=1))(start)
-    parents = nsga.survive(start, values, 40, np.random.default_rng(0))
+    parents = nsga.survive(start, values, np.zeros(40), 40, np.random.default_rng(0))
     children = nsga.mate(SPACE, parents, 30, OPERATORS, "default", everything[:1000], np.random.default_rng(0))
     ids = encoding.subnet_ids(SPACE, children)
     assert len(set(ids)) == 30 and not set(ids) & set(encoding.subnet_ids(SPACE, everything[:1000]))
@@ -147,6 +147,6 @@ def test_generations_hold_exact_objectives_and_ranks():
 
 def test_order_of_rank_and_crowding():
     objectives = np.array([[0, 4], [1, 2], [1.1, 1.9], [4, 0], [3, 3], [5, 5]], dtype=float)
-    order = nsga.by_rank_and_crowding(objectives).tolist()
+    order = nsga.by_rank_and_crowding(objectives, np.zeros(len(objectives))).tolist()
     assert set(order[:2]) == {0, 3} and set(order[2:4]) == {1, 2} and order[4:] == [4, 5]
-    assert nsga.by_rank_and_crowding(np.empty((0, 2))).tolist() == []
+    assert nsga.by_rank_and_crowding(np.empty((0, 2)), np.empty(0)).tolist() == []

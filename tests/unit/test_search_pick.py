@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llama_nas import cli
-from llama_nas.search.pick import parse_size
+from llama_nas.units import parse_size
 
 ROWS = """subnet_id,layers,parameters,size_bytes,acc,stderr,items,round,int8_bytes
 1111xx,4,4000,8000,0.50,0.02,500,1,5000
@@ -92,7 +92,12 @@ def test_an_unfinished_search_or_a_loss_is_one_line(pick, results):
 
 
 def test_sizes_are_decimal_or_binary():
-    assert [parse_size(text) for text in ("9GB", "8.5 GiB", "900mb", "12")] == [9 * 10**9, 17 * 2**29, 9 * 10**8, 12]
+    assert [parse_size(text, "--max-size") for text in ("9GB", "8.5 GiB", "900mb", "12")] == [
+        9 * 10**9,
+        17 * 2**29,
+        9 * 10**8,
+        12,
+    ]
 
 
 def test_it_needs_no_torch(results):

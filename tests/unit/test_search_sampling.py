@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_cases import SHAPE, SPACE, THREE_WIDTHS
+from search_cases import SHAPE, SPACE, THREE_WIDTHS, goals
 
 from llama_nas.search import encoding, sampling
 from llama_nas.space import SearchSpace
@@ -25,7 +25,7 @@ def test_anchors_are_the_corners():
 
 @pytest.mark.parametrize("space", [SPACE, THREE_WIDTHS], ids=["two widths", "three widths"])
 def test_spread_networks_cover_the_size_axis_without_repeats(space):
-    genotypes, origins = sampling.spread(space, SHAPE, 50, np.random.default_rng(3))
+    genotypes, origins = sampling.spread(space, goals(space), 50, np.random.default_rng(3))
     ids = encoding.subnet_ids(space, genotypes)
     assert len(set(ids)) == len(ids) == len(origins) == 50
     corners = len(sampling.anchors(space))
@@ -46,7 +46,7 @@ def test_uniform_genotypes_are_uniform_per_gene():
 
 def test_a_population_beyond_the_space_is_the_whole_space():
     space = SearchSpace(3, (2, 3), (256, 128))
-    genotypes, _ = sampling.spread(space, SHAPE, 50, np.random.default_rng(0))
+    genotypes, _ = sampling.spread(space, goals(space), 50, np.random.default_rng(0))
     assert sorted(encoding.subnet_ids(space, genotypes)) == sorted(
         encoding.subnet_ids(space, sampling.every_network(space))
     )
@@ -54,7 +54,7 @@ def test_a_population_beyond_the_space_is_the_whole_space():
 
 @pytest.mark.parametrize("population", [1, 3, 6, 7])
 def test_small_populations_start_with_the_corners(population):
-    genotypes, _ = sampling.spread(SPACE, SHAPE, population, np.random.default_rng(0))
+    genotypes, _ = sampling.spread(SPACE, goals(), population, np.random.default_rng(0))
     ids = encoding.subnet_ids(SPACE, genotypes)
     assert len(ids) == population and ids[:1] == ["0" * 12]
 
@@ -63,5 +63,5 @@ def test_small_populations_start_with_the_corners(population):
 def test_unseen_networks_are_new_and_distinct(monkeypatch, enumerable):
     monkeypatch.setattr(sampling, "ENUMERABLE", enumerable)
     known = set(encoding.subnet_ids(SPACE, sampling.anchors(SPACE)))
-    ids = encoding.subnet_ids(SPACE, sampling.unseen(SPACE, 200, known, np.random.default_rng(0)))
+    ids = encoding.subnet_ids(SPACE, sampling.unseen(SPACE, 200, known, np.random.default_rng(0), goals()))
     assert len(set(ids)) == 200 and not known.intersection(ids)

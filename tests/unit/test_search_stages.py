@@ -152,7 +152,7 @@ def test_finalists_are_judged_by_all_items_and_shown_on_those_held_out(tmp_path)
     inputs = {**run.for_front, "evaluations": run.path(2, "evaluations.csv")}
     searched = run.front(2)
     candidates, shard = tmp_path / "round_final/candidates.csv", tmp_path / "round_final/shard_1-of-1.csv"
-    write_finalists(candidates, task=inputs["task"], evaluations=inputs["evaluations"])
+    write_finalists(candidates, **inputs)
     finalists = read_table(candidates)
     members = len(searched)
     assert finalists["subnet_id"].tolist() == [*searched["subnet_id"], "0" * 12]
@@ -191,7 +191,7 @@ def test_a_metric_of_texts_has_no_paired_test(tmp_path):
     run.all(1)
     candidates, shard = tmp_path / "round_final/candidates.csv", tmp_path / "round_final/shard_1-of-1.csv"
     evaluations = run.path(1, "evaluations.csv")
-    write_finalists(candidates, task=tmp_path / "task", evaluations=evaluations)
+    write_finalists(candidates, **run.for_front, evaluations=evaluations)
     again = read_table(candidates)[["candidate", "subnet_id"]].assign(acc=lambda rows: -1.0 - rows["candidate"])
     again = again.assign(held_out=1.5, held_out_stderr=np.nan, held_out_items=20, answers="", items=40)
     again.to_csv(shard, index=False)
@@ -238,7 +238,7 @@ def test_the_command_line_gives_the_same_bytes_under_any_hash_seed(tmp_path):
     nsga2 += " --mutation-probability 0.02 --mutation-eta 20 --algorithm linas --variant default"
 
     def call(command: str) -> None:
-        arguments = [*command.split(), *(space if not command.startswith("front") else [])]
+        arguments = [*command.split(), *(space if not command.startswith("front") else space[:-2])]
         environment = {**os.environ, "PYTHONHASHSEED": "7"}
         subprocess.run(
             [sys.executable, "-m", "llama_nas.cli", *arguments], cwd=again.folder, env=environment, check=True
@@ -256,7 +256,7 @@ def test_the_command_line_gives_the_same_bytes_under_any_hash_seed(tmp_path):
         "propose --model model --task task --round 1 --evaluations round_1/evaluations.csv "
         f"--predictor round_1/predictor.json {nsga2} --history round_2/generations.csv --output round_2/candidates.csv"
     )
-    call("front --model model --widths 256 128 --task task --evaluations round_1/evaluations.csv --output front.csv")
+    call("front --model model --task task --evaluations round_1/evaluations.csv --output front.csv")
     actual = again.bytes()
     del actual["front.csv"]  # of round 1 here, of round 2 there
     assert actual == {name: expected[name] for name in actual} and "round_2/candidates.csv" in actual
@@ -305,11 +305,13 @@ def test_repeats_of_strict_rounds_count_once_on_the_front(tmp_path):
 def test_near_ties_in_size_all_stay_on_the_front(tmp_path):
     run = Run(tmp_path)
     run.sample()
-    ids = ["000000000xxx", "0000000001xx", "0000000011xx"]
+    ids = ["000011111111", "000000000xxx", "0000000111xx"]
+    sizes = [SHAPE.parameters(SPACE.parse(subnet_id)) for subnet_id in ids]
+    assert 1 < sizes[0] / sizes[1] < 1.001
     table = pd.DataFrame(
-        {"round": 1, "candidate": range(3), "subnet_id": ids, "origin": "random", "layers": [9, 10, 10]}
+        {"round": 1, "candidate": range(3), "subnet_id": ids, "origin": "random", "layers": [12, 9, 10]}
     )
-    table["parameters"] = [5_119_348_736, 5_117_284_352, 5_115_219_968]
+    table["parameters"] = sizes
     table["size_bytes"] = 2 * table["parameters"]
     table["acc"], table["items"] = [0.503, 0.502, 0.501], 500
     run.path(1, "evaluations.csv").write_text(table.to_csv(index=False))

@@ -54,7 +54,7 @@ def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_pa
         order.append((str(network.dtype).removeprefix("torch."), phase.name, runs))
         return [1.0, 2.0, 4.0, 8.0, 16.0][:runs]
 
-    monkeypatch.setattr(throughput, "_run_seconds", clock)
+    monkeypatch.setattr(throughput, "run_seconds", clock)
     monkeypatch.setattr(throughput, "_saturating_batch", lambda *arguments: 4)
     measure_throughput(tmp_path / "t.csv", models=models[:2], **SETTINGS)
     pairs = [(dtype, phase) for dtype in ("float32", "float16") for phase in PHASES]
@@ -72,7 +72,7 @@ def test_the_batch_is_doubled_while_that_pays(models, monkeypatch):
         def clock(network, phase, runs):
             return [phase.batch * phase.steps / rates[phase.batch]]
 
-        monkeypatch.setattr(throughput, "_run_seconds", clock)
+        monkeypatch.setattr(throughput, "run_seconds", clock)
         return throughput._saturating_batch(throughput._parse(models[0]), 16, 4, max_batch, "cpu")
 
     assert saturating({1: 10, 2: 19, 4: 35, 8: 38, 16: 60}, 64) == 4  # 8 gains 9 %

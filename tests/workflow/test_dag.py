@@ -207,6 +207,16 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
             lambda c: c["search"].update(evaluations=50),
             "search.evaluations: 50 is not a multiple of search.population 20",
         ),
+        (
+            lambda c: c["search"].update(objectives=["size", "latency"]),
+            "search.objectives: ['size', 'latency'] must con",
+        ),
+        (lambda c: c["search"].update(max_size="9XB"), "search.max_size '9XB': expected a number of bytes"),
+        (lambda c: c["search"].update(max_size="9GB", variant="strict"), "search.max_size: search.variant strict, the"),
+        (
+            lambda c: c["search"].update(objectives=["metric", "size", "latency"], algorithm="additive"),
+            "search.objectives: search.algorithm additive takes two objectives and no constraints",
+        ),
         (lambda c: c["training"].update(global_batch=20), "training.global_batch: 20 is not a multiple of micro_batch"),
         (lambda c: c["space"].update(depth_selection=[9]), "space.depth_selection 9: must be distinct layers in 0..5"),
         (lambda c: c["space"].update(depth_selection="last"), "space.depth_selection: 'last' is not valid"),

@@ -39,6 +39,9 @@ KEYS = {
     "training.max_length": "tokenize",
     "tasks.arc_easy.search_items": "sample evaluate finalists",
     "tasks.arc_easy.named": "find_patterns",
+    "tasks.arc_easy.min_accuracy": "sample propose front",
+    "search.objectives": "sample propose front",
+    "search.max_size": "sample propose front",
     "search.algorithm": "sample",
     "search.variant": "sample",
     "search.predictor": "fit",
@@ -71,6 +74,9 @@ VALUES = {
     "tasks.arc_easy.limit": 10,
     "tasks.arc_easy.search_items": 30,
     "tasks.arc_easy.named": ["000111"],
+    "tasks.arc_easy.min_accuracy": 0.3,
+    "search.objectives": ["metric", "size"],
+    "search.max_size": "1 GB",
     "search.population": 10,
     "search.evaluations": 60,
     "export.members": 1,
@@ -79,6 +85,9 @@ VALUES = {
 }
 # Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves.
 WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
+WITHOUT_EFFECT |= {"search.precision": "int8", "search.latency": "prefill"}  # read with other objectives or a limit
+COSTS = {"dtype": "fp32", "batch_size": 2, "sequence_length": 64, "new_tokens": 8, "repeats": 3, "checks": 4}
+WITHOUT_EFFECT |= {f"costs.{key}": value for key, value in COSTS.items()}
 OTHER_SOURCES = {"base.source", "base.path", "base.hub_id", "base.revision", "data_root"}
 OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revision"}
 NO_OTHER = {"embedded.intermediate_size", "tasks.arc_easy.subtasks"}
@@ -205,6 +214,25 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
         "instructions.revision": {"fetch_dataset"},
         "base.hub_id": {"fetch_model", "base_model"},
     }
+
+
+def test_keys_of_other_objectives(tmp_path):
+    """Sizes in a precision; seconds of layers, which are measured first and again when their settings change."""
+    workflow = Workflow(tmp_path)
+    objectives = [["metric", "parameters"], ["metric", "size", "latency"]]
+    for chosen in objectives:
+        jobs = plans(workflow, {"search.objectives": chosen}, ["fronts"])["search.objectives"]
+        assert ("measure_costs" in {job["rule"] for job in jobs}) == ("latency" in chosen)
+
+    workflow.config["search"] |= {"objectives": objectives[1], "max_size": "1 GB"}
+    targets = ["results/search/arc_easy/round_1/candidates.csv"]
+    workflow(*targets)
+    command = workflow(*targets, "--forcerun", "sample", "--printshellcmds")
+    words = "--objectives metric size latency --max-size 1GB --precision fp16 --latency decode --costs results/costs/"
+    assert words in command.stdout + command.stderr
+    values = {"search.precision": "int8", "search.latency": "prefill"} | {f"costs.{key}": v for key, v in COSTS.items()}
+    ran = {key: starts(jobs) for key, jobs in plans(workflow, values, targets).items()}
+    assert ran == {key: {"measure_costs" if key.startswith("costs") else "sample"} for key in values}
 
 
 def test_what_is_added_reuses_all_there_is(done):

@@ -12,10 +12,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_nas import __version__
 from llama_nas.devices import leased_devices
 from llama_nas.errors import UserError
+
+if TYPE_CHECKING:
+    from llama_nas.search.goals import Declared
 
 Arguments = argparse.Namespace
 Parser = argparse.ArgumentParser
@@ -46,6 +50,28 @@ def _algorithm(parser: Parser) -> None:
     parser.add_argument("--algorithm", choices=["linas", "nsga2", "random", "additive"], required=True)
     parser.add_argument("--variant", choices=["strict", "default"], required=True, help="of linas")
     parser.add_argument("--population", type=int, required=True, help="networks evaluated per round")
+
+
+def _goals(parser: Parser) -> None:
+    parser.add_argument(
+        "--objectives", choices=["metric", "parameters", "size", "latency"], nargs="+", default=["metric", "parameters"]
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "fp16", "int8", "nf4"],
+        default="fp16",
+        help="of the objective size and of --max-size",
+    )
+    parser.add_argument("--max-size", help="largest weights of a candidate in that precision: 9GB, 8.5GiB, 900MB")
+    parser.add_argument("--min-accuracy", type=float, help="least metric of a network of the front")
+    parser.add_argument("--latency", choices=["prefill", "decode"], default="decode", help="phase of the objective")
+    parser.add_argument("--costs", type=Path, help="table of `llama-nas measure-costs`, for the objective latency")
+
+
+def _declared_goals(args: Arguments) -> Declared:
+    from llama_nas.search.goals import Declared
+
+    return Declared(args.objectives, args.precision, args.max_size, args.min_accuracy, args.latency, args.costs)
 
 
 def world_arguments(parser: Parser) -> None:
@@ -294,6 +320,7 @@ def sample_arguments(parser: Parser) -> None:
     _seed(parser)
     _space(parser)
     _algorithm(parser)
+    _goals(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--search-items", type=int, help="items that the search will use; checked (default: all)")
@@ -311,6 +338,7 @@ def sample(args: Arguments) -> None:
         depth_selection=args.depth_selection,
         task=args.task,
         search_items=args.search_items,
+        goals=_declared_goals(args),
         name=args.algorithm,
         variant=args.variant,
         population=args.population,
@@ -398,6 +426,7 @@ def propose_arguments(parser: Parser) -> None:
     _seed(parser)
     _space(parser)
     _algorithm(parser)
+    _goals(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--round", type=int, required=True, help="the round whose predictor is used, 1-based")
@@ -426,6 +455,7 @@ def propose(args: Arguments) -> None:
         round_number=args.round,
         evaluations=args.evaluations,
         predictor=args.predictor,
+        goals=_declared_goals(args),
         name=args.algorithm,
         variant=args.variant,
         population=args.population,
@@ -488,6 +518,9 @@ def tabulate(args: Arguments) -> None:
 
 def finalists_arguments(parser: Parser) -> None:
     """After a search on some of the items: the front and the full network, to be evaluated on all items."""
+    _space(parser)
+    _goals(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
     parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
@@ -496,13 +529,23 @@ def finalists_arguments(parser: Parser) -> None:
 def finalists(args: Arguments) -> None:
     from llama_nas.search.front import write_finalists
 
-    write_finalists(args.output, task=args.task, evaluations=args.evaluations)
+    write_finalists(
+        args.output,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        task=args.task,
+        evaluations=args.evaluations,
+        goals=_declared_goals(args),
+    )
 
 
 def front_arguments(parser: Parser) -> None:
     """Keep the non-dominated networks among all real evaluations."""
+    _space(parser)
+    _goals(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
-    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
     parser.add_argument("--candidates", type=Path, help="candidates.csv of `llama-nas finalists`; with --shards")
@@ -516,9 +559,12 @@ def front(args: Arguments) -> None:
     write_front(
         args.output,
         model=args.model,
+        depths=args.depths,
         widths=args.widths,
+        depth_selection=args.depth_selection,
         task=args.task,
         evaluations=args.evaluations,
+        goals=_declared_goals(args),
         candidates=args.candidates,
         shards=args.shards,
     )
@@ -725,6 +771,42 @@ def throughput(args: Arguments) -> None:
     )
 
 
+def measure_costs_arguments(parser: Parser) -> None:
+    """Measure what one layer of each width costs in seconds, for the search's objective latency."""
+    _seed(parser)
+    _space(parser)
+    _compute(parser)
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model folder: the base")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], required=True)
+    parser.add_argument("--batch-size", type=int, required=True, help="rows")
+    parser.add_argument("--sequence-length", type=int, required=True, help="tokens of a prefill, context of a decode")
+    parser.add_argument("--new-tokens", type=int, required=True, help="tokens decoded per run")
+    parser.add_argument("--repeats", type=int, required=True, help="timed runs of each network")
+    parser.add_argument("--checks", type=int, required=True, help="random networks timed to check the table")
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+
+
+def measure_costs(args: Arguments) -> None:
+    from llama_nas.costs import measure_costs
+
+    measure_costs(
+        args.output,
+        model=args.model,
+        depths=args.depths,
+        widths=args.widths,
+        depth_selection=args.depth_selection,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        sequence_length=args.sequence_length,
+        new_tokens=args.new_tokens,
+        repeats=args.repeats,
+        checks=args.checks,
+        seed=args.seed,
+        device=args.device,
+        threads=args.threads,
+    )
+
+
 def summarize_arguments(parser: Parser) -> None:
     """Summarise one task: every benchmarked model with size, accuracy and speed; and its figures."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
@@ -886,6 +968,7 @@ STAGES: dict[str, Callable[[Arguments], None]] = {
     "score": score,
     "verify": verify,
     "throughput": throughput,
+    "measure-costs": measure_costs,
     "summarize": summarize,
     "cards": cards,
     "patterns": patterns,

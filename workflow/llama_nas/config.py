@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_nas.errors import UserError
-from llama_nas.space import kept_layers
+from llama_nas.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers
 from llama_nas.tasks.definitions import is_known
+from llama_nas.units import parse_size
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
 
@@ -92,6 +93,7 @@ def _cross_checks(config: dict[str, Any]) -> Iterator[str]:
     yield from _check_space(config)
     yield from _check_training(config["training"])
     yield from _check_search(config["search"])
+    yield from _check_constraints(config)
     for task, settings in config["tasks"].items():
         yield from _check_task(task, settings, config)
     yield from _check_instructions(config)
@@ -180,6 +182,45 @@ def _check_search(search: dict[str, Any]) -> Iterator[str]:
         )
     if search["shards"] > search["population"]:
         yield f"search.shards: {search['shards']} are more than search.population {search['population']}"
+
+
+def _check_constraints(config: dict[str, Any]) -> Iterator[str]:
+    """What can be said before the run; `llama-nas sample` checks max_size where the model is made or fetched first."""
+    search, limits = config["search"], []
+    if "max_size" in search:
+        limits.append("search.max_size")
+        try:
+            yield from _check_max_size(config)
+        except UserError as error:
+            yield str(error).removeprefix("config.yaml: ")
+    for task, settings in config["tasks"].items():
+        if "min_accuracy" in settings:
+            limits.append(f"tasks.{task}.min_accuracy")
+            if not settings["metric"].startswith("acc"):
+                yield f"tasks.{task}.min_accuracy: the task is judged by {settings['metric']}, of which less is better"
+    if search["algorithm"] == "additive" and (limits or len(search["objectives"]) > 2):
+        key = (limits or ["search.objectives"])[0]
+        yield f"{key}: search.algorithm additive takes two objectives and no constraints"
+    if (search["algorithm"], search["variant"]) == ("linas", "strict") and limits:
+        yield f"{limits[0]}: search.variant strict, the authors' procedure, has no constraints"
+
+
+def _check_max_size(config: dict[str, Any]) -> Iterator[str]:
+    """The limit against the smallest network of a model that is on this machine; raises UserError if it is no size."""
+    space, search, folder = config["space"], config["search"], local_base(config)
+    limit = parse_size(search["max_size"], "search.max_size")
+    if folder is None:
+        return
+    selection = space["depth_selection"]
+    selection = selection if isinstance(selection, str) else ",".join(map(str, selection))
+    shape = ModelShape.from_folder(folder)
+    kept = SearchSpace.for_model(shape, space["depths"], space["widths"], selection).kept
+    size = shape.size_bytes(Subnet((min(space["widths"]),) * min(map(len, kept))), search["precision"])
+    if size > limit:
+        yield (
+            f"search.max_size: {search['max_size']} is less than the smallest network of the space has in "
+            f"{search['precision']}, {format_bytes(size)}"
+        )
 
 
 def search_rounds(config: dict[str, Any]) -> int:

@@ -216,7 +216,7 @@ def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, de
     batch, rate = 1, 0.0
     while True:
         phase = Phase("decode", batch, 1, steps, context)
-        new_rate = batch * steps / min(_run_seconds(network, phase, 3))
+        new_rate = batch * steps / min(run_seconds(network, phase, 3))
         if new_rate < SATURATED * rate:
             return batch // 2
         if 2 * batch > max_batch:
@@ -231,16 +231,16 @@ def _time_in_turns(
     networks = {entry: load_model(entry.folder, entry.precision, device) for entry in entries}
     seconds: dict[tuple[Entry, Phase], list[float]] = {(entry, phase): [] for entry in entries for phase in phases}
     for network, phase in product(networks.values(), phases):
-        _run_seconds(network, phase, WARMUP_RUNS)
+        run_seconds(network, phase, WARMUP_RUNS)
     turns = [RUNS_PER_TURN] * (repeats // RUNS_PER_TURN) + [repeats % RUNS_PER_TURN]
     for runs in track(turns, total=len(turns), label="turns"):
         for (entry, network), phase in product(networks.items(), phases):
-            seconds[entry, phase] += _run_seconds(network, phase, runs)
+            seconds[entry, phase] += run_seconds(network, phase, runs)
     return seconds
 
 
 @torch.inference_mode()
-def _run_seconds(network: Any, phase: Phase, runs: int) -> list[float]:
+def run_seconds(network: Any, phase: Phase, runs: int) -> list[float]:
     """Seconds of each of some runs of a phase; the context of a decode is computed before the clock starts."""
     generator = torch.Generator().manual_seed(0)  # speed does not depend on which tokens
     size = (phase.batch, phase.context or phase.tokens)

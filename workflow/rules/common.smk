@@ -45,6 +45,8 @@ HUB = config.get("data_root", "resources/hub")
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
 ROUNDS = search_rounds(config)
 SHARDS = config["search"]["shards"]
+OBJECTIVES = config["search"]["objectives"]
+COSTS = ["results/costs/layers.json"] if "latency" in OBJECTIVES else []  # costs.smk
 DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
 
 
@@ -177,6 +179,22 @@ def evaluation_items(wildcards):
     if wildcards.round == "final":
         return options({"held_out": items})
     return options({"items": items}) if wildcards.round.isdigit() else ""
+
+
+def goals(wildcards):
+    """Objectives and constraints of a task's search as options; a key that nothing reads is none of them.
+
+    No function of the input: Snakemake does not rerun for changed values of such parameters.
+    """
+    search = config["search"]
+    read = {"objectives": OBJECTIVES}
+    if "max_size" in search:
+        read["max_size"] = search["max_size"].replace(" ", "")
+    if "max_size" in search or "size" in OBJECTIVES:
+        read["precision"] = search["precision"]
+    if COSTS:
+        read |= {"latency": search["latency"], "costs": COSTS[0]}
+    return options(read | {"min_accuracy": config["tasks"][wildcards.task].get("min_accuracy")})
 
 
 def finalists(wildcards):

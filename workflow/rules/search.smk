@@ -12,7 +12,8 @@ if ROUNDS * SEARCH["population"] < SEARCH["evaluations"]:
         )
 
 
-PROPOSAL = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards")]
+GOALS = ("objectives", "precision", "max_size", "latency")
+PROPOSAL = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards", *GOALS)]
 
 
 rule sample:
@@ -20,6 +21,7 @@ rule sample:
     input:
         model="results/base",
         task="results/tasks/{task}",
+        costs=COSTS,
     output:
         "results/search/{task}/round_1/candidates.csv",
     log:
@@ -41,9 +43,10 @@ rule sample:
         seed=config["seed"],
         space=SPACE,
         settings=chosen(SEARCH, "algorithm", "variant", "population"),
+        goals=goals,
         subset=lambda wildcards: chosen(config["tasks"][wildcards.task], "search_items"),
     shell:
-        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.subset} "
+        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.goals} {params.subset} "
         "--task {input.task} --model {input.model} --output {output} 2> {log}"
 
 
@@ -129,6 +132,7 @@ rule propose:
         task="results/tasks/{task}",
         evaluations=previous("evaluations.csv"),
         predictor=previous("predictor.json"),
+        costs=COSTS,
     output:
         candidates="results/search/{task}/round_{round}/candidates.csv",
         history="results/search/{task}/round_{round}/generations.csv",
@@ -152,9 +156,10 @@ rule propose:
         seed=config["seed"],
         space=SPACE,
         settings=chosen(SEARCH, *PROPOSAL),
+        goals=goals,
         round=previous_round,
     shell:
-        "llama-nas propose --code {params.code} --seed {params.seed} {params.space} {params.settings} --round {params.round} "
+        "llama-nas propose --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.goals} --round {params.round} "
         "--model {input.model} --task {input.task} --evaluations {input.evaluations} "
         "--predictor {input.predictor} --history {output.history} --output {output.candidates} 2> {log}"
 
@@ -162,8 +167,10 @@ rule propose:
 rule finalists:
     """After a search on some of the items: its front and the full network, to be evaluated on all items."""
     input:
+        model="results/base",
         task="results/tasks/{task}",
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        costs=COSTS,
     output:
         "results/search/{task}/round_final/candidates.csv",
     log:
@@ -181,8 +188,11 @@ rule finalists:
         runtime=10,
     params:
         code=code_digest("finalists"),
+        space=SPACE,
+        goals=goals,
     shell:
-        "llama-nas finalists --code {params.code} --task {input.task} --evaluations {input.evaluations} --output {output} 2> {log}"
+        "llama-nas finalists --code {params.code} {params.space} {params.goals} --model {input.model} --task {input.task} "
+        "--evaluations {input.evaluations} --output {output} 2> {log}"
 
 
 checkpoint front:
@@ -192,6 +202,7 @@ checkpoint front:
         task="results/tasks/{task}",
         evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
         finalists=finalists,
+        costs=COSTS,
     output:
         "results/search/{task}/front.csv",
     log:
@@ -209,10 +220,11 @@ checkpoint front:
         runtime=10,
     params:
         code=code_digest("front"),
-        widths=WIDTHS,
+        space=SPACE,
+        goals=goals,
         finalists=finalists_options,
     shell:
-        "llama-nas front --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
+        "llama-nas front --code {params.code} {params.space} {params.goals} --model {input.model} --task {input.task} "
         "--evaluations {input.evaluations} {params.finalists} --output {output} 2> {log}"
 
 

@@ -42,9 +42,12 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
     """Size against score: all evaluated networks, the front, the exported members and the base (paper, Figures 1-4).
 
     summary: a summary table of one task; evaluations and front: what the search measured on the super-network itself.
+    The line joins the members of the front that are on it for their size; a front that was searched for latency, too,
+    is drawn over its seconds in a second panel.
     """
     task = _Task(summary, evaluations)
-    with _figure(5.6, 5.0) as (figure, (axes,)):
+    timed = "latency" in front.columns
+    with _figure(5.6, 8.6 if timed else 5.0, rows=2 if timed else 1) as (figure, (axes, *below)):
         axes.scatter(
             evaluations["size_bytes"] / task.unit_bytes,
             task.scale * evaluations[task.metric.name],
@@ -54,14 +57,20 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             linewidths=0,
             label=f"evaluated in the search ({evaluations['subnet_id'].nunique()}, {_items(evaluations)})",
         )
-        on_front = front.sort_values("size_bytes")
+        on_front = task.front(front, "size_bytes")
         axes.plot(
             on_front["size_bytes"] / task.unit_bytes,
             task.scale * on_front[task.metric.name],
             color="#555555",
             linewidth=1,
-            label=f"front of the search ({len(front)}, {_items(front)})",
+            label=f"front of the search ({len(on_front)}, {_items(front)})",
         )
+        for panel in below:
+            panel.scatter(front["latency"], task.scale * front[task.metric.name], s=14, color="#555555")
+            by_latency = task.front(front, "latency")
+            panel.plot(by_latency["latency"], task.scale * by_latency[task.metric.name], color="#555555", linewidth=1)
+            panel.set_xlabel(f"latency by the layers' costs (s), all {len(front)} members of the front")
+            task.score_axis(panel, title=False)
         half = summary[(summary["role"] == "member") & (summary["precision"] == "fp16")]
         task.points(axes, half, "size_bytes", BLUE, "o", "exported, FP16")
         task.landmarks(axes, "size_bytes")
@@ -222,6 +231,12 @@ class _Task:
         cost = [-self.metric.improvement(value, 0.0) for value in rows["value"]]
         front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
         axes.plot(front["size_bytes"] / self.unit_bytes, self.scale * front["value"], color=color, linewidth=1.3)
+
+    def front(self, members: pd.DataFrame, column: str) -> pd.DataFrame:
+        """The members of a front that no other beats in `column` and metric, ascending in `column`."""
+        cost = [-self.metric.improvement(value, 0.0) for value in members[self.metric.name]]
+        best = non_dominated(np.column_stack([members[column], cost]))
+        return members[best].sort_values(column)
 
     def chance_line(self, axes: Axes) -> None:
         chance = float(self.summary["chance"].iloc[0])

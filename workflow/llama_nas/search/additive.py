@@ -14,24 +14,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_nas.search import encoding, nsga
+from llama_nas.search.goals import Goals
 from llama_nas.search.proposal import Known, Predict, Proposal
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.space import SearchSpace
 
 
 @dataclass(frozen=True)
 class Additive:
-    """Nothing in it is random. Round 1 may be smaller than a population: the next one is larger by as much."""
+    """Nothing in it is random. Round 1 may be smaller than a population: the next one is larger by as much.
+
+    It takes one cost beside the metric, and no constraints: the config check refuses others.
+    """
 
     uses_predictor = False
 
-    def first(self, space: SearchSpace, shape: ModelShape, count: int, rng: np.random.Generator) -> Proposal:
+    def first(self, space: SearchSpace, goals: Goals, count: int, rng: np.random.Generator) -> Proposal:
         changes = one_gene_changes(space)[:count]
         return Proposal(changes, ["change"] * len(changes))
 
     def next(
         self,
         space: SearchSpace,
-        shape: ModelShape,
+        goals: Goals,
         known: Known,
         count: int,
         predict: Predict | None,
@@ -42,17 +46,18 @@ class Additive:
         if len(evaluated) < len(changes):
             left = changes[len(evaluated) :][:count]
             return Proposal(left, ["change"] * len(left))
-        costs = gene_costs(space, known.objectives[: len(changes), 1])
+        costs = gene_costs(space, known.objectives[: len(changes), -1])
         keep = 1
         while True:
-            genotypes = best_sums(space, shape, costs, keep)
+            genotypes = best_sums(space, goals.costs[0], costs, keep)
             new = ~np.isin(encoding.subnet_ids(space, genotypes), evaluated)
             if new.sum() >= count or len(genotypes) == space.num_networks:
                 break
             keep *= 2
         genotypes = genotypes[new]
-        sums = known.objectives[0, 1] + sum_of_costs(space, costs, genotypes)
-        order = nsga.by_rank_and_crowding(np.column_stack([encoding.parameters(space, shape, genotypes), sums]))[:count]
+        sums = known.objectives[0, -1] + sum_of_costs(space, costs, genotypes)
+        objectives = goals.objectives(space, genotypes, sums)
+        order = nsga.by_rank_and_crowding(objectives, np.zeros(len(sums)))[:count]
         return Proposal(genotypes[order], ["sum"] * len(order), sums[order])
 
 
@@ -89,12 +94,11 @@ def sum_of_costs(space: SearchSpace, costs: np.ndarray, genotypes: np.ndarray) -
     return np.where(exists, costs[np.arange(genotypes.shape[1]), genotypes], 0).sum(axis=1)
 
 
-def best_sums(space: SearchSpace, shape: ModelShape, costs: np.ndarray, keep: int) -> np.ndarray:
+def best_sums(space: SearchSpace, size: encoding.LayerCosts, costs: np.ndarray, keep: int) -> np.ndarray:
     """All networks that fewer than `keep` others of the same depth beat in size and summed cost, int [n, g].
 
     keep 1: among them is every network on the front of the sums. Of equal pairs the one found first counts as better.
     """
-    _, sizes = encoding.layer_parameters(space, shape)
     found = []
     for depth, layers in enumerate(space.kept):
         partial = np.zeros((1, 1 + space.num_layers), dtype=int)
@@ -104,7 +108,7 @@ def best_sums(space: SearchSpace, shape: ModelShape, costs: np.ndarray, keep: in
             widths = np.arange(len(space.widths))
             partial = np.repeat(partial, len(widths), axis=0)
             partial[:, 1 + layer] = np.tile(widths, len(totals))
-            added = np.column_stack([sizes, costs[1 + layer, : len(widths)]])
+            added = np.column_stack([size.of_width, costs[1 + layer, : len(widths)]])
             totals = (totals[:, None] + added).reshape(-1, 2)
             kept = _beaten_by_few(totals, keep)
             partial, totals = partial[kept], totals[kept]

@@ -7,6 +7,7 @@ A gene of a layer that the network does not keep is *inactive*: it changes neith
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -49,15 +50,40 @@ def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:
 
 def parameters(space: SearchSpace, shape: ModelShape, genotypes: np.ndarray) -> np.ndarray:
     """Exact parameter counts, int [n]: the size is a sum over layers, so one lookup per gene."""
-    without, of_width = layer_parameters(space, shape)
-    return without + np.where(active_genes(space, genotypes)[:, 1:], of_width[genotypes[:, 1:]], 0).sum(axis=1)
+    return parameter_costs(space, shape).of(space, genotypes)
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """A cost that is a sum over layers: of the model without layers, and of one layer at each of `space.widths`."""
+
+    name: str
+    without: float
+    of_width: tuple[float, ...]
+
+    def of(self, space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+        """The cost of each network, [n]; exact where the layers' costs are integers."""
+        widths = np.array(self.of_width)[genotypes[:, 1:]]
+        return self.without + np.where(active_genes(space, genotypes)[:, 1:], widths, 0).sum(axis=1)
+
+    def smallest(self, space: SearchSpace) -> float:
+        """The least cost that a network of the space has."""
+        return self.without + min(map(len, space.kept)) * min(self.of_width)
 
 
 @cache
-def layer_parameters(space: SearchSpace, shape: ModelShape) -> tuple[int, np.ndarray]:
-    """Parameters of the model without layers, and of one layer at each width, int [widths]."""
+def parameter_costs(space: SearchSpace, shape: ModelShape) -> LayerCosts:
     without = shape.parameters(Subnet(()))
-    return without, np.array([shape.parameters(Subnet((width,))) - without for width in space.widths])
+    of_width = tuple(shape.parameters(Subnet((width,))) - without for width in space.widths)
+    return LayerCosts("parameters", without, of_width)
+
+
+@cache
+def size_costs(space: SearchSpace, shape: ModelShape, precision: str) -> LayerCosts:
+    """Bytes of the weights in a precision."""
+    without = shape.size_bytes(Subnet(()), precision)
+    of_width = tuple(shape.size_bytes(Subnet((width,)), precision) - without for width in space.widths)
+    return LayerCosts("size", without, of_width)
 
 
 def one_hot(space: SearchSpace, genotypes: np.ndarray, masked: bool) -> np.ndarray:

@@ -16,19 +16,31 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from llama_nas.artifacts import write_table
-from llama_nas.pareto import non_dominated
-from llama_nas.search import records
-from llama_nas.space import ModelShape, parse_id
+from llama_nas.search import encoding, records
+from llama_nas.search.goals import Declared, Goals
+from llama_nas.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = ["searched", "held_out", "held_out_stderr", "held_out_items", "difference_to_full", "p_value"]
 
 
-def write_finalists(output: Path, *, task: Path, evaluations: Path) -> None:
+def write_finalists(
+    output: Path,
+    *,
+    model: Path,
+    depths: Sequence[int],
+    widths: Sequence[int],
+    depth_selection: str,
+    task: Path,
+    evaluations: Path,
+    goals: Declared,
+) -> None:
     """Write the front, and the full network, as candidates.csv; `predicted` is what the search measured of each."""
     described = records.read_task(task)
-    front = _front(records.read_evaluations(evaluations, described.metric), described)
+    shape, space = records.checked_space(model, depths, widths, depth_selection)
+    table = records.read_evaluations(evaluations, described.metric)
+    front = _front(table, described, space, goals.on(space, shape, described))
     ids, origins, searched = list(front["subnet_id"]), ["front"] * len(front), list(front[described.metric])
     if (full := _full(front)) not in ids:
         ids, origins, searched = [*ids, full], [*origins, "full"], [*searched, np.nan]
@@ -39,13 +51,19 @@ def write_front(
     output: Path,
     *,
     model: Path,
+    depths: Sequence[int],
     widths: Sequence[int],
+    depth_selection: str,
     task: Path,
     evaluations: Path,
+    goals: Declared,
     candidates: Path | None,
     shards: Sequence[Path] | None,
 ) -> None:
-    """Write front.csv: the networks no other real evaluation beats in size and metric, ascending in size.
+    """Write front.csv: the networks no other real evaluation beats in all objectives of `goals`, ascending in size.
+
+    Only networks within the constraints; if none is, those nearest to them, with a warning. The objective latency is a
+    last column, in seconds.
 
     candidates, shards: the finalists and their evaluations on all items; then only these count, and the columns
     HELD_OUT are filled: `searched` is the metric on the search's items, `held_out` that on the others, and there the
@@ -54,26 +72,34 @@ def write_front(
     stores it.
     """
     described = records.read_task(task)
-    metric, shape = described.metric, ModelShape.from_folder(model)
+    metric = described.metric
+    shape, space = records.checked_space(model, depths, widths, depth_selection)
+    resolved = goals.on(space, shape, described)
     table = records.read_evaluations(evaluations, metric)
     searched = table["subnet_id"].nunique()
     if candidates is not None and shards is not None:
         again = records.gather_shards(shards, records.read_candidates(candidates), metric)
         table = _evaluated_again(table, again, metric)
-    front = _front(table, described)
+    front = _front(table, described, space, resolved)
     stderr = f"{metric}_stderr"
     front["stderr"] = front[stderr] if stderr in front.columns else np.nan
-    subnets = [parse_id(subnet_id, shape.num_hidden_layers, widths) for subnet_id in front["subnet_id"]]
-    front["int8_bytes"] = [shape.size_bytes(subnet, "int8") for subnet in subnets]
+    genotypes = encoding.genotypes_of(space, front["subnet_id"])
+    front["int8_bytes"] = encoding.size_costs(space, shape, "int8").of(space, genotypes)
+    latency = [cost for cost in resolved.costs if cost.name == "latency"]
+    for cost in latency:
+        front[cost.name] = cost.of(space, genotypes)
     columns = ["subnet_id", "layers", "parameters", "size_bytes", metric, "stderr", "items", "round", "int8_bytes"]
-    write_table(output, front.reindex(columns=[*columns, *HELD_OUT]))
+    write_table(output, front.reindex(columns=[*columns, *HELD_OUT, *(cost.name for cost in latency)]))
+    if resolved.violation(space, genotypes, described.minimised(front[metric].to_numpy())).any():
+        log.warning("%s: no network meets the constraints; the front is of those nearest to them", described.name)
     log.info("%s: %d of %d networks are on the front", described.name, len(front), searched)
 
 
-def _front(table: pd.DataFrame, task: records.Task) -> pd.DataFrame:
+def _front(table: pd.DataFrame, task: records.Task, space: SearchSpace, goals: Goals) -> pd.DataFrame:
     table = table.drop_duplicates("subnet_id", ignore_index=True)
-    objectives = np.column_stack([table["parameters"], task.minimised(table[task.metric].to_numpy())])
-    return table[non_dominated(objectives)].sort_values("parameters", ignore_index=True)
+    genotypes = encoding.genotypes_of(space, table["subnet_id"])
+    on_front = goals.front(space, genotypes, task.minimised(table[task.metric].to_numpy()))
+    return table[on_front].sort_values("parameters", ignore_index=True)
 
 
 def _full(table: pd.DataFrame) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from llama_nas.pareto import non_dominated
 from llama_nas.search import encoding, nsga, sampling
+from llama_nas.search.goals import Goals
 from llama_nas.search.proposal import Known, Predict, Proposal
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +29,16 @@ class Linas:
     operators: nsga.Operators
     uses_predictor = True
 
-    def first(self, space: SearchSpace, shape: ModelShape, count: int, rng: np.random.Generator) -> Proposal:
+    def first(self, space: SearchSpace, goals: Goals, count: int, rng: np.random.Generator) -> Proposal:
         """strict: uniform per gene, repeats kept. default: `sampling.spread`."""
         if self.variant == "strict":
             return Proposal(sampling.uniform(space, count, rng), ["random"] * count)
-        return Proposal(*sampling.spread(space, shape, count, rng))
+        return Proposal(*sampling.spread(space, goals, count, rng))
 
     def next(
         self,
         space: SearchSpace,
-        shape: ModelShape,
+        goals: Goals,
         known: Known,
         count: int,
         predict: Predict | None,
@@ -51,7 +52,10 @@ class Linas:
         assert predict is not None
 
         def objectives(genotypes: np.ndarray) -> np.ndarray:
-            return np.column_stack([encoding.parameters(space, shape, genotypes), predict(genotypes)])
+            return goals.objectives(space, genotypes, predict(genotypes))
+
+        def violation(genotypes: np.ndarray, objectives: np.ndarray) -> np.ndarray:
+            return goals.violation(space, genotypes, objectives[:, -1])
 
         strict = self.variant == "strict"
         front = known.genotypes[:0] if strict else known.genotypes[non_dominated(known.objectives)][: self.population]
@@ -65,18 +69,22 @@ class Linas:
             self.operators,
             self.variant,
             int(rng.integers(2**63)),
+            violation,
         )
         last = history[-1]
         if strict:
-            return Proposal(last.genotypes, ["nsga2"] * len(last.genotypes), last.objectives[:, 1], history)
+            return Proposal(last.genotypes, ["nsga2"] * len(last.genotypes), last.objectives[:, -1], history)
 
         evaluated = set(encoding.subnet_ids(space, known.genotypes))
-        picked = _new(space, last.genotypes[nsga.by_rank_and_crowding(last.objectives)], evaluated)[:count]
+        preferred = last.genotypes[nsga.by_rank_and_crowding(last.objectives, last.violation)]
+        picked = _new(space, preferred[goals.fits(space, preferred)], evaluated)[:count]
         taken = evaluated.union(encoding.subnet_ids(space, picked))
         met = _new(space, np.concatenate([generation.genotypes for generation in history]), taken)
-        refill = met[nsga.by_rank_and_crowding(objectives(met))][: count - len(picked)]
+        met = met[goals.fits(space, met)]
+        values = objectives(met)
+        refill = met[nsga.by_rank_and_crowding(values, violation(met, values))][: count - len(picked)]
         taken.update(encoding.subnet_ids(space, refill))
-        rest = sampling.unseen(space, count - len(picked) - len(refill), taken, rng)
+        rest = sampling.unseen(space, count - len(picked) - len(refill), taken, rng, goals)
         origins = ["nsga2"] * len(picked) + ["refill"] * len(refill) + ["random"] * len(rest)
         genotypes = np.concatenate([picked, refill, rest])
         return Proposal(genotypes, origins, predict(genotypes), history)

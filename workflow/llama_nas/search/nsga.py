@@ -1,8 +1,8 @@
 """NSGA-II over integer genotypes, on arrays.
 
-The variant `strict` is pymoo's NSGA-II with its SBX, polynomial mutation and rounding repair, draw for draw: a test
-compares the populations bit by bit. pymoo keeps an object for every individual, which takes most of the time where an
-evaluation is a prediction; its sorting and crowding distance are used as they are.
+The variant `strict` is pymoo's NSGA-II with its SBX, polynomial mutation and rounding repair, draw for draw: tests
+compare the populations bit by bit, with constraints and without. pymoo keeps an object for every individual, which
+takes most of the time where an evaluation is a prediction; its sorting and crowding distance are used as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from llama_nas.space import SearchSpace
 # Tries per generation to fill up with new individuals: pymoo's own number, which takes minutes in a nearly used-up
 # space if every network must be new.
 MATINGS = {"strict": 100, "default": 10}
-Objectives = Callable[[np.ndarray], np.ndarray]  # genotypes [n, g] -> minimised objectives [n, 2]
+Objectives = Callable[[np.ndarray], np.ndarray]  # genotypes [n, g] -> minimised objectives [n, m]
+# genotypes [n, g] and their objectives [n, m] -> how far each is beyond the constraints, [n], 0 within
+Violation = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ PAPER = Operators(0.9, 15.0, 0.02, 20.0)
 
 @dataclass(frozen=True)
 class Generation:
-    """One population after survival: genotypes [p, g], minimised objectives [p, 2], rank and crowding distance [p]."""
+    """One population after survival: genotypes [p, g], minimised objectives [p, m], the others [p].
+
+    Networks beyond the constraints are ranked by their violation, behind all others, and have no crowding distance.
+    """
 
     genotypes: np.ndarray
     objectives: np.ndarray
+    violation: np.ndarray
     rank: np.ndarray
     crowding: np.ndarray
 
@@ -58,39 +64,59 @@ def nsga2(
     operators: Operators,
     variant: str,
     seed: int,
+    violation: Violation = lambda genotypes, objectives: np.zeros(len(genotypes)),
 ) -> list[Generation]:
     """Run NSGA-II from the genotypes `start`, [<= population, g]; every generation, the start included.
 
-    Repeats are dropped by genotype in the variant `strict`, by network in `default`.
-    It ends early when no mating gives a new individual, as in a space that is used up.
+    violation: constraints, by Deb's rules; none by default. Repeats are dropped by genotype in the variant `strict`, by
+    network in `default`. It ends early when no mating gives a new individual, as in a space that is used up.
     """
     rng = np.random.default_rng(seed)
     start = np.array([row for _, row in _distinct(space, start, variant, set())])
-    history = [survive(start, objectives(start), len(start), rng)]
+    values = objectives(start)
+    history = [survive(start, values, violation(start, values), len(start), rng)]
     for _ in track(range(1, generations), generations - 1, "NSGA-II generations"):
         parents = history[-1]
         children = mate(space, parents, population, operators, variant, parents.genotypes, rng)
         if not len(children):
             break
+        values = objectives(children)
+        beyond = np.concatenate([parents.violation, violation(children, values)])
         merged = np.concatenate([parents.genotypes, children])
-        values = np.concatenate([parents.objectives, objectives(children)])
-        history.append(survive(merged, values, population, rng))
+        values = np.concatenate([parents.objectives, values])
+        history.append(survive(merged, values, beyond, population, rng))
     return history
 
 
-def survive(genotypes: np.ndarray, objectives: np.ndarray, count: int, rng: np.random.Generator) -> Generation:
-    """The `count` best by non-domination rank, and of the rank that is cut, by crowding distance (ties by chance)."""
+def survive(
+    genotypes: np.ndarray, objectives: np.ndarray, violation: np.ndarray, count: int, rng: np.random.Generator
+) -> Generation:
+    """The `count` best by non-domination rank, and of the rank that is cut, by crowding distance (ties by chance).
+
+    Networks beyond the constraints follow where too few are within, those of the smallest violation first.
+    """
     objectives = objectives.astype(float)
-    chosen, rank, crowding = [], np.zeros(len(genotypes), dtype=int), np.zeros(len(genotypes))
+    within = np.flatnonzero(violation <= 0)
+    chosen, rank, crowding = [within[:0]], np.zeros(len(genotypes), dtype=int), np.zeros(len(genotypes))
     missing = min(count, len(genotypes))
-    for level, front in enumerate(NonDominatedSorting().do(objectives, n_stop_if_ranked=missing)):
+    levels = _fronts(objectives[within], min(missing, len(within)))
+    for level, front in enumerate(levels):
+        front = within[front]
         rank[front], crowding[front] = level, _crowding(objectives[front])
         if len(front) > missing:
             front = front[randomized_argsort(crowding[front], order="descending", random_state=rng)[:missing]]
         missing -= len(front)
         chosen.append(front)
-    order = np.concatenate(chosen)
-    return Generation(genotypes[order], objectives[order], rank[order], crowding[order])
+    beyond = np.flatnonzero(violation > 0)
+    beyond = beyond[np.argsort(violation[beyond])][:missing]
+    rank[beyond] = len(levels) + np.arange(len(beyond))
+    order = np.concatenate([*chosen, beyond])
+    return Generation(genotypes[order], objectives[order], violation[order], rank[order], crowding[order])
+
+
+def _fronts(objectives: np.ndarray, ranked: int | None = None) -> list[np.ndarray]:
+    """Indices of the rows of each non-domination rank, until so many rows are ranked (None: all)."""
+    return NonDominatedSorting().do(objectives, n_stop_if_ranked=ranked) if len(objectives) else []
 
 
 def mate(
@@ -101,10 +127,12 @@ def mate(
     variant: str,
     known: np.ndarray,
     rng: np.random.Generator,
+    fits: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Children by binary tournament, crossover and mutation, int [<= count, g]: distinct, and none of `known`, [n, g].
 
-    Fewer than `count` where MATINGS tries do not give more.
+    fits: which genotypes may be children, bool [n] (default: all). Fewer than `count` where MATINGS tries do not give
+    more.
     """
     taken = {key for key, _ in _distinct(space, known, variant, set())}
     wins = _wins(parents)
@@ -117,6 +145,8 @@ def mate(
             offspring = polynomially_mutated(space, offspring, operators, rng)
         else:
             offspring = reset(space, offspring, rng)
+        if fits is not None:
+            offspring = offspring[fits(offspring)]
         for key, row in _distinct(space, offspring, variant, taken):
             if len(children) < count:
                 taken.add(key)
@@ -129,7 +159,7 @@ def mate(
 def _wins(parents: Generation) -> np.ndarray:
     """Who wins a tournament of each two, int [p, p]: 0 the first, 1 the second, -1 either of them.
 
-    The dominating one, else the less crowded.
+    The dominating one, else the less crowded; where one is beyond the constraints, the one with the smaller violation.
     """
     values, crowding = parents.objectives, parents.crowding
     no_worse = (values[:, None] <= values[None]).all(axis=2)
@@ -137,7 +167,9 @@ def _wins(parents: Generation) -> np.ndarray:
     less_crowded = crowding[:, None] > crowding[None]
     wins = np.where(np.where(open_ended, less_crowded, no_worse), 0, 1)
     wins[open_ended & (crowding[:, None] == crowding[None])] = -1
-    return wins
+    first, second = parents.violation[:, None], parents.violation[None]
+    by_violation = np.where(first == second, -1, np.where(first < second, 0, 1))
+    return np.where((first > 0) | (second > 0), by_violation, wins)
 
 
 def _tournament(wins: np.ndarray, matings: int, rng: np.random.Generator) -> np.ndarray:
@@ -232,9 +264,12 @@ def _crowding(objectives: np.ndarray) -> np.ndarray:
     return calc_crowding_distance(objectives) if len(objectives) > 2 else np.full(len(objectives), np.inf)
 
 
-def by_rank_and_crowding(objectives: np.ndarray) -> np.ndarray:
-    """NSGA-II's order of preference, int [n]: non-domination rank, within it the least crowded first."""
-    order = []
-    for front in NonDominatedSorting().do(objectives):
-        order.extend(front[np.argsort(-_crowding(objectives[front]), kind="stable")])
-    return np.array(order, dtype=int)
+def by_rank_and_crowding(objectives: np.ndarray, violation: np.ndarray) -> np.ndarray:
+    """NSGA-II's order of preference, int [n]: non-domination rank, within it the least crowded first.
+
+    Last come the networks beyond the constraints, those of the smallest violation first.
+    """
+    within, beyond = np.flatnonzero(violation <= 0), np.flatnonzero(violation > 0)
+    fronts = [within[front] for front in _fronts(objectives[within])]
+    order = [front[np.argsort(-_crowding(objectives[front]), kind="stable")] for front in fronts]
+    return np.concatenate([*order, beyond[np.argsort(violation[beyond], kind="stable")]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import pandas as pd
 from llama_nas.artifacts import read_json, read_table, write_json
 from llama_nas.errors import UserError
 from llama_nas.search import records
-from llama_nas.space import BYTES_PER_WEIGHT, GB, GIB, format_bytes
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": GB, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
+from llama_nas.space import BYTES_PER_WEIGHT, format_bytes
+from llama_nas.units import parse_size
 
 
 def pick_network(
@@ -38,7 +36,7 @@ def pick_network(
     front["bytes"] = front["int8_bytes"] if bytes_per_weight is None else front["parameters"] * bytes_per_weight
     fitting = front
     if max_size is not None:
-        fitting = fitting[fitting["bytes"] <= parse_size(max_size)]
+        fitting = fitting[fitting["bytes"] <= parse_size(max_size, "--max-size")]
         if fitting.empty:
             smallest = format_bytes(int(front["bytes"].min()))
             raise UserError(f"{path}: no network is at most {max_size} in {precision}; the smallest is {smallest}")
@@ -59,14 +57,6 @@ def pick_network(
     print(_text(answer))
 
 
-def parse_size(text: str) -> int:
-    """Bytes of `9GB`, `8.5 GiB`, `900MB`, `1048576`; raises UserError."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+) *([a-zA-Z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS:
-        raise UserError(f"--max-size '{text}': expected a number of bytes or one with kB, MB, GB, MiB, GiB, as 9GB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
 def _described(results: Path, task: str, precision: str, metric: str, chosen: pd.Series) -> dict[str, Any]:
     subnet_id = str(chosen["subnet_id"])
     folder = f"quantized/{subnet_id}/int8" if precision == "int8" else f"subnets/{subnet_id}"
@@ -83,6 +73,7 @@ def _described(results: Path, task: str, precision: str, metric: str, chosen: pd
         "stderr": None if pd.isna(chosen["stderr"]) else float(chosen["stderr"]),
         "items": int(chosen["items"]),
         "benchmark_value": measured.get(metric),
+        **({"latency": float(chosen["latency"])} if "latency" in chosen else {}),
         "checkpoint": f"results/{folder}",
         "exists": (results / folder).is_dir(),
     }
@@ -94,6 +85,8 @@ def _text(answer: dict[str, Any]) -> str:
         f"{answer['subnet_id']}: {answer['layers']} layers, {format_bytes(answer['bytes'])} in {answer['precision']}",
         f"{answer['metric']} {answer['value']:.4f}{error} in the search, on {answer['items']:,} items",
     ]
+    if "latency" in answer:
+        lines.append(f"latency {answer['latency']:.3g} s, by the layers' costs")
     if answer["benchmark_value"] is not None:
         lines.append(f"{answer['metric']} {answer['benchmark_value']:.4f} by stock lm-eval in {answer['precision']}")
     if answer["exists"]:

@@ -1,7 +1,7 @@
 """What a search algorithm is: it says what to evaluate first, and what next, given all real evaluations so far.
 
 An algorithm keeps no state between rounds: it reads everything from the evaluations, so that a search goes on from
-its artifacts. Sizes are exact; objectives are minimised, [n, 2]: parameters and the metric.
+its artifacts. Objectives are minimised, [n, m]: exact costs, and last the metric (`goals.py`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Protocol
 
 import numpy as np
 
+from llama_nas.search.goals import Goals
 from llama_nas.search.nsga import Generation
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.space import SearchSpace
 
 Predict = Callable[[np.ndarray], np.ndarray]  # genotypes [n, g] -> predicted metric, minimised, [n]
 
 
 @dataclass(frozen=True)
 class Known:
-    """What has been evaluated for real: genotypes [n, g], minimised objectives [n, 2] and the round of each, [n]."""
+    """What has been evaluated for real: genotypes [n, g], minimised objectives [n, m] and the round of each, [n]."""
 
     genotypes: np.ndarray
     objectives: np.ndarray
@@ -42,12 +43,12 @@ class Algorithm(Protocol):
 
     uses_predictor: bool
 
-    def first(self, space: SearchSpace, shape: ModelShape, count: int, rng: np.random.Generator) -> Proposal: ...
+    def first(self, space: SearchSpace, goals: Goals, count: int, rng: np.random.Generator) -> Proposal: ...
 
     def next(
         self,
         space: SearchSpace,
-        shape: ModelShape,
+        goals: Goals,
         known: Known,
         count: int,
         predict: Predict | None,

@@ -14,9 +14,10 @@ from llama_nas.artifacts import derived_seed, file_digest, read_json, write_tabl
 from llama_nas.errors import UserError
 from llama_nas.search import encoding, nsga, records
 from llama_nas.search.algorithms import algorithm
+from llama_nas.search.goals import Declared
 from llama_nas.search.predictors import Predictor
 from llama_nas.search.proposal import Known, Predict, due
-from llama_nas.space import SearchSpace
+from llama_nas.space import ModelShape, SearchSpace
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def propose_candidates(
     round_number: int,
     evaluations: Path,
     predictor: Path,
+    goals: Declared,
     name: str,
     variant: str,
     population: int,
@@ -47,31 +49,34 @@ def propose_candidates(
 ) -> None:
     """Write the candidates.csv of the round after `round_number`, and generations.csv, the inner NSGA-II run of LINAS.
 
-    name: the algorithm's. predictor: read by LINAS alone. The crossover and mutation settings mean what
-    `nsga.crossover` and `nsga.mutation` say. candidates.csv may hold fewer rows than `population`, even none, when the
-    space is used up.
+    goals: objectives and constraints. name: the algorithm's. predictor: read by LINAS alone. The crossover and mutation
+    settings mean what `nsga.crossed` and `nsga.polynomially_mutated` say. candidates.csv may hold fewer rows than
+    `population`, even none, when the space, or what of it is within search.max_size, is used up.
     """
     shape, space = records.checked_space(model, depths, widths, depth_selection)
     described = records.read_task(task)
     table = records.read_evaluations(evaluations, described.metric)
     operators = nsga.Operators(crossover_probability, crossover_eta, mutation_probability, mutation_eta)
     chosen = algorithm(name, variant, population, generations, operators)
-    objectives = np.column_stack([table["parameters"], described.minimised(table[described.metric].to_numpy())])
-    known = Known(encoding.genotypes_of(space, table["subnet_id"]), objectives, table["round"].to_numpy())
+    resolved, genotypes = goals.on(space, shape, described), encoding.genotypes_of(space, table["subnet_id"])
+    objectives = resolved.objectives(space, genotypes, described.minimised(table[described.metric].to_numpy()))
+    known = Known(genotypes, objectives, table["round"].to_numpy())
     predict = None
     if chosen.uses_predictor:
         predict = _predict(space, predictor, evaluations, table, described, variant)
     rng = np.random.default_rng(derived_seed(seed, "propose", described.name, round_number))
-    proposal = chosen.next(space, shape, known, due(population, round_number, known), predict, rng)
+    proposal = chosen.next(space, resolved, known, due(population, round_number, known), predict, rng)
     if len(set(table["subnet_id"])) == space.num_networks:
         log.info("the space is used up: all its %d networks are evaluated", space.num_networks)
-    write_table(history, _generation_table(space, proposal.generations, described))
+    write_table(history, _generation_table(space, shape, proposal.generations, described))
     ids = encoding.subnet_ids(space, proposal.genotypes)
     predicted = None if proposal.predicted is None else described.minimised(proposal.predicted)
     write_table(output, records.candidate_table(ids, proposal.origins, predicted))
 
 
-def _generation_table(space: SearchSpace, generations: Sequence[nsga.Generation], task: records.Task) -> pd.DataFrame:
+def _generation_table(
+    space: SearchSpace, shape: ModelShape, generations: Sequence[nsga.Generation], task: records.Task
+) -> pd.DataFrame:
     """One row per individual of each generation; no rows for an algorithm without an inner search."""
     if not generations:
         return pd.DataFrame(columns=GENERATION_COLUMNS)
@@ -82,8 +87,8 @@ def _generation_table(space: SearchSpace, generations: Sequence[nsga.Generation]
         np.repeat(np.arange(1, len(sizes) + 1), sizes),
         np.concatenate([np.arange(size) for size in sizes]),
         encoding.subnet_ids(space, genotypes),
-        objectives[:, 0].astype(int),
-        task.minimised(objectives[:, 1]),
+        encoding.parameters(space, shape, genotypes),
+        task.minimised(objectives[:, -1]),
         np.concatenate([generation.rank for generation in generations]),
     ]
     return pd.DataFrame(dict(zip(GENERATION_COLUMNS, columns, strict=True)))

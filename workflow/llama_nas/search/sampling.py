@@ -7,11 +7,12 @@ from itertools import product
 
 import numpy as np
 
-from llama_nas.search.encoding import canonical, parameters, subnet_ids
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.search.encoding import canonical, subnet_ids
+from llama_nas.search.goals import Goals
+from llama_nas.space import SearchSpace
 
 ENUMERABLE = 100_000  # a space up to this size is listed when chance alone would take long to find its last networks
-ATTEMPTS = 20  # draws in one size stratum before it is given up as used up
+ATTEMPTS = 20  # draws in one size stratum, or below a size limit, before it is given up as used up
 
 
 def uniform(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -30,30 +31,32 @@ def anchors(space: SearchSpace) -> np.ndarray:
 
 
 def stratified(
-    space: SearchSpace, shape: ModelShape, count: int, known: Collection[str], rng: np.random.Generator
+    space: SearchSpace, goals: Goals, count: int, known: Collection[str], rng: np.random.Generator
 ) -> np.ndarray:
     """One network for each of `count` equal strata of the size axis, none of them in `known`, int [<= count, g].
+
+    The axis ends at the largest network, or at `goals.max_size`.
 
     Uniform genes would leave most of the axis empty: 99 % of them fall in the middle 60 % (paper's space). A stratum
     in which only known networks are found is left out.
     """
-    corner_sizes = parameters(space, shape, anchors(space))
-    low, high = int(corner_sizes.min()), int(corner_sizes.max())
+    corner_sizes = goals.size.of(space, anchors(space))
+    low, high = corner_sizes.min(), min(corner_sizes.max(), goals.max_size)
     seen, drawn = set(known), []
     for stratum in range(count):
         for _ in range(ATTEMPTS):
             target = low + (high - low) * (stratum + rng.random()) / count
-            genotype = _of_size(space, shape, target, rng)
+            genotype = _of_size(space, goals, target, rng)
             (subnet_id,) = subnet_ids(space, genotype[None])
-            if subnet_id not in seen:
+            if subnet_id not in seen and goals.fits(space, genotype[None])[0]:
                 seen.add(subnet_id)
                 drawn.append(genotype)
                 break
     return np.array(drawn, dtype=int).reshape(len(drawn), 1 + space.num_layers)
 
 
-def _of_size(space: SearchSpace, shape: ModelShape, target: float, rng: np.random.Generator) -> np.ndarray:
-    """A random genotype within one width step of `target` parameters, int [g].
+def _of_size(space: SearchSpace, goals: Goals, target: float, rng: np.random.Generator) -> np.ndarray:
+    """A random genotype within one width step of the size `target`, int [g].
 
     From uniform widths at a depth that can have this size, random layers go one width narrower or wider until the
     target is crossed.
@@ -62,8 +65,8 @@ def _of_size(space: SearchSpace, shape: ModelShape, target: float, rng: np.rando
     smallest, largest = np.zeros(1 + space.num_layers, int), np.zeros(1 + space.num_layers, int)
     smallest[1:], largest[1:] = by_width[0], by_width[-1]
 
-    def size(genotype: np.ndarray) -> int:
-        return int(parameters(space, shape, genotype[None])[0])
+    def size(genotype: np.ndarray) -> float:
+        return goals.size.of(space, genotype[None])[0]
 
     def at_depth(depth: int, genotype: np.ndarray) -> np.ndarray:
         return np.concatenate([[depth], genotype[1:]])
@@ -86,23 +89,56 @@ def _of_size(space: SearchSpace, shape: ModelShape, target: float, rng: np.rando
     return canonical(space, genotype[None])[0]
 
 
-def unseen(space: SearchSpace, count: int, known: Collection[str], rng: np.random.Generator) -> np.ndarray:
-    """Distinct networks that are not in `known`, int [<= count, g]: fewer than `count` only if no more exist."""
+def unseen(
+    space: SearchSpace, count: int, known: Collection[str], rng: np.random.Generator, goals: Goals
+) -> np.ndarray:
+    """Distinct networks that are not in `known`, at most `goals.max_size` large, int [<= count, g].
+
+    Fewer than `count` only if no more exist or, in a space too large to list, ATTEMPTS draws find no more of that size.
+    """
     if not count:
         return np.empty((0, 1 + space.num_layers), dtype=int)
     seen = set(known)
     drawn: list[np.ndarray] = []
     if space.num_networks <= ENUMERABLE:
         networks = every_network(space)
+        networks = networks[goals.fits(space, networks)]
         left = [i for i, subnet_id in enumerate(subnet_ids(space, networks)) if subnet_id not in seen]
         return networks[rng.permutation(left)[:count].astype(int)]
-    while len(drawn) < count:
-        genotypes = canonical(space, uniform(space, count, rng))
+    idle = 0
+    while len(drawn) < count and idle < ATTEMPTS:
+        idle, before = idle + 1, len(drawn)
+        genotypes = narrowed(space, goals, uniform(space, count, rng), rng)
         for genotype, subnet_id in zip(genotypes, subnet_ids(space, genotypes), strict=True):
             if subnet_id not in seen and len(drawn) < count:
                 seen.add(subnet_id)
                 drawn.append(genotype)
+        idle = idle if len(drawn) == before else 0
     return np.array(drawn, dtype=int).reshape(len(drawn), 1 + space.num_layers)
+
+
+def narrowed(space: SearchSpace, goals: Goals, genotypes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The genotypes, canonical, int [n, g]; those beyond `goals.max_size` made smaller at random until they fit.
+
+    Uniform networks below a tight limit are too rare to wait for. One beyond it gets a depth that can fit, if its own
+    cannot, and then random layers get the next narrower width.
+    """
+    by_width = np.argsort(space.widths)
+    narrowest = np.full((len(space.depths), 1 + space.num_layers), by_width[0])
+    narrowest[:, 0] = np.arange(len(space.depths))
+    able = np.flatnonzero(goals.fits(space, narrowest))
+    fitting = canonical(space, genotypes)
+    for i in np.flatnonzero(~goals.fits(space, fitting)):
+        genotype = genotypes[i].copy()
+        if genotype[0] not in able:
+            genotype[0] = able[rng.integers(len(able))]
+        kept = 1 + np.array(space.kept[genotype[0]])
+        while not goals.fits(space, genotype[None])[0]:
+            wider = kept[genotype[kept] != by_width[0]]
+            gene = wider[rng.integers(len(wider))]
+            genotype[gene] = by_width[np.argsort(by_width)[genotype[gene]] - 1]
+        fitting[i] = canonical(space, genotype[None])[0]
+    return fitting
 
 
 def every_network(space: SearchSpace) -> np.ndarray:
@@ -116,15 +152,16 @@ def every_network(space: SearchSpace) -> np.ndarray:
     return np.concatenate(listed)
 
 
-def spread(space: SearchSpace, shape: ModelShape, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def spread(space: SearchSpace, goals: Goals, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     """The space's corners, then one network per size stratum, no repeats: int [n, g] and the origin of each.
 
-    Fewer than `count` only if the space has fewer networks.
+    Corners beyond `goals.max_size` are left out. Fewer than `count` only if the space has fewer networks (`unseen`).
     """
-    corners = anchors(space)[:count]
+    corners = anchors(space)
+    corners = corners[goals.fits(space, corners)][:count]
     known = subnet_ids(space, corners)
-    strata = stratified(space, shape, count - len(corners), known, rng)
+    strata = stratified(space, goals, count - len(corners), known, rng)
     known += subnet_ids(space, strata)
-    rest = unseen(space, count - len(known), known, rng)
+    rest = unseen(space, count - len(known), known, rng, goals)
     origins = ["anchor"] * len(corners) + ["stratified"] * len(strata) + ["random"] * len(rest)
     return np.concatenate([corners, strata, rest]), origins
