@@ -41,10 +41,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EVALUATIONS = 250
 EVERY = 5  # evaluations between two points of a curve
 TABULATED = (50, 100, 125, 150, 200, 250)  # columns of the table
-ALGORITHMS = {  # name, variant, inner generations and networks a round; strict with DyNAS-T's 20,000 predictions
+ALGORITHMS = {  # name, variant, inner generations, networks a round; strict with DyNAS-T's 20,000 predictions a round
     "linas, strict": ("linas", "strict", 400, 50),
-    "linas, default": ("linas", "default", 100, 50),
-    "linas, default, 25 a round": ("linas", "default", 100, 25),
+    "linas, default": ("linas", "default", 100, 25),
     "nsga2": ("nsga2", "default", 0, 50),
     "random": ("random", "default", 0, 50),
     "additive": ("additive", "default", 0, 50),

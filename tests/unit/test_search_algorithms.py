@@ -26,7 +26,7 @@ def proposal(known_ids: list[str], variant: str = "default", space: SearchSpace 
     return linas.next(space, goals(space), known, population, predict, np.random.default_rng(4))
 
 
-def test_default_proposes_only_new_networks_and_starts_from_the_front():
+def test_default_proposes_only_new_networks():
     known = encoding.subnet_ids(SPACE, sampling.uniform(SPACE, 40, np.random.default_rng(0)))
     proposed = proposal(known)
     ids = encoding.subnet_ids(SPACE, proposed.genotypes)
@@ -34,11 +34,6 @@ def test_default_proposes_only_new_networks_and_starts_from_the_front():
     assert set(proposed.origins) <= {"nsga2", "refill", "random"} and proposed.origins == sorted(
         proposed.origins, key=["nsga2", "refill", "random"].index
     )
-    genotypes = encoding.genotypes_of(SPACE, known)
-    predicted = encoding.one_hot(SPACE, genotypes, masked=True)[:, ::2].sum(axis=1)
-    front = non_dominated(np.column_stack([encoding.parameters(SPACE, SHAPE, genotypes), predicted]))
-    first = set(encoding.subnet_ids(SPACE, proposed.generations[0].genotypes))
-    assert set(np.array(known)[front]) <= first
 
 
 def test_default_proposal_is_the_last_population_before_anything_else():

@@ -206,15 +206,11 @@ def test_nothing_beyond_max_size_is_proposed(monkeypatch, name, enumerable):
 def test_a_first_round_is_spread_up_to_max_size():
     resolved = goals(THREE_WIDTHS, **LIMITS)
     genotypes, origins = sampling.spread(THREE_WIDTHS, resolved, 40, np.random.default_rng(0))
-    corners = encoding.subnet_ids(THREE_WIDTHS, sampling.anchors(THREE_WIDTHS))
-    fitting = [i for i in corners if SHAPE.size_bytes(THREE_WIDTHS.parse(i), "int8") <= 650_000]
-    assert 0 < len(fitting) < len(corners)
-    assert encoding.subnet_ids(THREE_WIDTHS, genotypes)[: len(fitting)] == fitting
-    assert origins.count("anchor") == len(fitting) and origins.count("stratified") > 30
+    assert origins.count("stratified") > 30
     sizes = np.sort(resolved.size.of(THREE_WIDTHS, genotypes))
     smallest = resolved.size.smallest(THREE_WIDTHS)
-    assert sizes[0] == smallest and sizes[-1] <= 650_000
-    assert np.diff([*sizes, 650_000]).max() < 0.15 * (650_000 - smallest)
+    assert sizes[-1] <= 650_000
+    assert np.diff([smallest, *sizes, 650_000]).max() < 0.15 * (650_000 - smallest)
 
 
 def test_a_limit_that_few_networks_meet_ends_the_search_early(monkeypatch):

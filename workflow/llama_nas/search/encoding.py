@@ -70,6 +70,10 @@ class LayerCosts:
         """The least cost that a network of the space has."""
         return self.without + min(map(len, space.kept)) * min(self.of_width)
 
+    def largest(self, space: SearchSpace) -> float:
+        """The greatest cost that a network of the space has."""
+        return self.without + max(map(len, space.kept)) * max(self.of_width)
+
 
 @cache
 def parameter_costs(space: SearchSpace, shape: ModelShape) -> LayerCosts:

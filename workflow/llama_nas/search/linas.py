@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_nas.pareto import non_dominated
 from llama_nas.search import encoding, nsga, sampling
 from llama_nas.search.goals import Goals
 from llama_nas.search.proposal import Known, Predict, Proposal
@@ -44,10 +43,9 @@ class Linas:
         predict: Predict | None,
         rng: np.random.Generator,
     ) -> Proposal:
-        """strict: random start, and the whole last population as it is, evaluated networks included.
+        """strict: the whole last population as it is, evaluated networks included.
 
-        default: starts from the front of the real evaluations, and proposes only new networks: those of the last
-        population, then the best others the search met, then random ones.
+        default: only new networks: those of the last population, then the best others the search met, then random ones.
         """
         assert predict is not None
 
@@ -57,13 +55,10 @@ class Linas:
         def violation(genotypes: np.ndarray, objectives: np.ndarray) -> np.ndarray:
             return goals.violation(space, genotypes, objectives[:, -1])
 
-        strict = self.variant == "strict"
-        front = known.genotypes[:0] if strict else known.genotypes[non_dominated(known.objectives)][: self.population]
-        start = np.concatenate([front, sampling.uniform(space, self.population - len(front), rng)])
         history = nsga.nsga2(
             space,
             objectives,
-            start,
+            sampling.uniform(space, self.population, rng),
             self.population,
             self.generations,
             self.operators,
@@ -72,7 +67,7 @@ class Linas:
             violation,
         )
         last = history[-1]
-        if strict:
+        if self.variant == "strict":
             return Proposal(last.genotypes, ["nsga2"] * len(last.genotypes), last.objectives[:, -1], history)
 
         evaluated = set(encoding.subnet_ids(space, known.genotypes))

@@ -20,16 +20,6 @@ def uniform(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndar
     return rng.integers(0, space.bounds, size=(count, len(space.bounds)))
 
 
-def anchors(space: SearchSpace) -> np.ndarray:
-    """The corners of the space, {depth} x {all wide, all narrow}, int [corners, g]; largest and smallest come first."""
-    wide, narrow = int(np.argmax(space.widths)), int(np.argmin(space.widths))
-    deepest, shallowest = len(space.depths) - 1, 0
-    corners = [(deepest, wide), (shallowest, narrow)]
-    corners += [(depth, width) for depth in range(len(space.depths)) for width in (wide, narrow)]
-    distinct = list(dict.fromkeys(corners))
-    return canonical(space, np.array([[depth] + [width] * space.num_layers for depth, width in distinct]))
-
-
 def stratified(
     space: SearchSpace, goals: Goals, count: int, known: Collection[str], rng: np.random.Generator
 ) -> np.ndarray:
@@ -40,8 +30,7 @@ def stratified(
     Uniform genes would leave most of the axis empty: 99 % of them fall in the middle 60 % (paper's space). A stratum
     in which only known networks are found is left out.
     """
-    corner_sizes = goals.size.of(space, anchors(space))
-    low, high = corner_sizes.min(), min(corner_sizes.max(), goals.max_size)
+    low, high = goals.size.smallest(space), min(goals.size.largest(space), goals.max_size)
     seen, drawn = set(known), []
     for stratum in range(count):
         for _ in range(ATTEMPTS):
@@ -153,15 +142,10 @@ def every_network(space: SearchSpace) -> np.ndarray:
 
 
 def spread(space: SearchSpace, goals: Goals, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """The space's corners, then one network per size stratum, no repeats: int [n, g] and the origin of each.
+    """One network per size stratum, no repeats: int [n, g] and the origin of each.
 
-    Corners beyond `goals.max_size` are left out. Fewer than `count` only if the space has fewer networks (`unseen`).
+    Random ones replace those that a stratum lacks. Fewer than `count` only if the space has fewer networks (`unseen`).
     """
-    corners = anchors(space)
-    corners = corners[goals.fits(space, corners)][:count]
-    known = subnet_ids(space, corners)
-    strata = stratified(space, goals, count - len(corners), known, rng)
-    known += subnet_ids(space, strata)
-    rest = unseen(space, count - len(known), known, rng, goals)
-    origins = ["anchor"] * len(corners) + ["stratified"] * len(strata) + ["random"] * len(rest)
-    return np.concatenate([corners, strata, rest]), origins
+    strata = stratified(space, goals, count, [], rng)
+    rest = unseen(space, count - len(strata), subnet_ids(space, strata), rng, goals)
+    return np.concatenate([strata, rest]), ["stratified"] * len(strata) + ["random"] * len(rest)
