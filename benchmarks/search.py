@@ -173,12 +173,11 @@ def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
 
 def fitted(table: Table, variant: str, known: Known, seed: int) -> Predict:
     """Predictions of the minimised metric by the best predictor, fitted on the metric as it is."""
-    masked = variant == "default"
-    features = encoding.one_hot(table.space, known.genotypes, masked)
+    features = encoding.one_hot(table.space, known.genotypes)
     targets = table.task.minimised(known.objectives[:, 1])
     best, _ = choose("auto", variant, features, targets, seed)
     predictor = Predictor(best.kind, best.hyperparameters, variant, seed).fit(features, targets)
-    return lambda genotypes: table.task.minimised(predictor.predict(encoding.one_hot(table.space, genotypes, masked)))
+    return lambda genotypes: table.task.minimised(predictor.predict(encoding.one_hot(table.space, genotypes)))
 
 
 def statistics(result: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from llama_nas.artifacts import derived_seed, read_table
-from llama_nas.search import nsga
+from llama_nas.search import encoding, nsga
 from llama_nas.search.fit import fit_predictor
 from llama_nas.search.front import write_front
 from llama_nas.search.goals import Declared, Goals
@@ -40,6 +40,12 @@ def goals(space: SearchSpace = SPACE, **declared) -> Goals:
 def genotypes_in(space: SearchSpace):
     rows = st.tuples(*[st.integers(0, int(bound) - 1) for bound in space.bounds])
     return st.lists(rows, min_size=1, max_size=8).map(np.array)
+
+
+def kept_one_hot(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+    """`encoding.one_hot` with the columns of layers that are not kept all 0: [n, sum(bounds)]."""
+    kept = np.repeat(encoding.active_genes(space, genotypes), space.bounds, axis=1)
+    return encoding.one_hot(space, genotypes) * kept
 
 
 class SyntheticTask:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, goals
+from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, goals, kept_one_hot
 
 from llama_nas.pareto import non_dominated
 from llama_nas.search import additive, encoding, nsga, sampling
@@ -14,14 +14,14 @@ from llama_nas.space import SearchSpace
 
 def known_of(genotypes: np.ndarray, space: SearchSpace = SPACE, rounds: int = 1) -> Known:
     """Evaluations of a metric that is a sum over genes, in so many rounds of equal size."""
-    metric = encoding.one_hot(space, genotypes, masked=True)[:, ::2].sum(axis=1)
+    metric = kept_one_hot(space, genotypes)[:, ::2].sum(axis=1)
     objectives = np.column_stack([encoding.parameters(space, SHAPE, genotypes), metric])
     return Known(genotypes, objectives, np.repeat(np.arange(1, rounds + 1), len(genotypes) // rounds))
 
 
 def proposal(known_ids: list[str], variant: str = "default", space: SearchSpace = SPACE, population: int = 20):
     known = known_of(encoding.genotypes_of(space, known_ids), space)
-    predict = lambda genotypes: encoding.one_hot(space, genotypes, masked=True)[:, ::2].sum(axis=1)  # noqa: E731
+    predict = lambda genotypes: kept_one_hot(space, genotypes)[:, ::2].sum(axis=1)  # noqa: E731
     linas = Linas(variant, population, 15, OPERATORS)
     return linas.next(space, goals(space), known, population, predict, np.random.default_rng(4))
 

@@ -31,12 +31,11 @@ def test_sizes_of_the_7b_model_are_exact_integers():
     assert sizes.tolist() == [shape.parameters(space.subnet(row)) for row in genotypes]
 
 
-@pytest.mark.parametrize("masked", [True, False])
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_encodings_are_equal_exactly_where_the_networks_are(masked, data):
+def test_encodings_are_equal_exactly_where_the_networks_are(data):
     genotypes = data.draw(genotypes_in(THREE_WIDTHS))
-    encoded = encoding.one_hot(THREE_WIDTHS, genotypes, masked)
+    encoded = encoding.one_hot(THREE_WIDTHS, genotypes)
     ids = encoding.subnet_ids(THREE_WIDTHS, genotypes)
     for i in range(len(genotypes)):
         for j in range(i):
@@ -47,5 +46,4 @@ def test_one_hot_of_the_declared_space():
     """Columns: depth 1, depth 2, then width 8 and width 4 of each layer, whether or not the rows have these values."""
     space = SearchSpace(2, (1, 2), (8, 4))
     genotypes = np.array([[0, 1, 1], [1, 1, 0]])
-    assert encoding.one_hot(space, genotypes, masked=True).tolist() == [[1, 0, 0, 1, 0, 0], [0, 1, 0, 1, 1, 0]]
-    assert encoding.one_hot(space, genotypes, masked=False).tolist() == [[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0]]
+    assert encoding.one_hot(space, genotypes).tolist() == [[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0]]

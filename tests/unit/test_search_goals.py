@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, TASK, THREE_WIDTHS, Run, SyntheticTask, goals
+from search_cases import OPERATORS, SHAPE, SPACE, TASK, THREE_WIDTHS, Run, SyntheticTask, goals, kept_one_hot
 
 from llama_nas.artifacts import read_table
 from llama_nas.errors import UserError
@@ -34,7 +34,7 @@ def costs(tmp_path):
 
 def worse(genotypes: np.ndarray, space: SearchSpace = THREE_WIDTHS) -> np.ndarray:
     """A minimised metric without ties that no cost determines."""
-    features = encoding.one_hot(space, genotypes, masked=True)
+    features = kept_one_hot(space, genotypes)
     return -features @ np.random.default_rng(4).exponential(size=features.shape[1])
 
 
@@ -227,7 +227,7 @@ def test_a_limit_that_few_networks_meet_ends_the_search_early(monkeypatch):
 def test_evaluations_go_to_networks_predicted_within_min_accuracy():
     """All of a round, once the predictor is right; without the constraint most would be elsewhere."""
     genotypes = sampling.uniform(SPACE, 60, np.random.default_rng(0))
-    metric = lambda rows: -encoding.one_hot(SPACE, rows, masked=True)[:, 3::2].sum(axis=1)  # noqa: E731
+    metric = lambda rows: -kept_one_hot(SPACE, rows)[:, 3::2].sum(axis=1)  # noqa: E731
     known = Known(genotypes, goals().objectives(SPACE, genotypes, metric(genotypes)), np.ones(60, dtype=int))
     within = {}
     for declared in ({}, {"min_accuracy": 9.0}):

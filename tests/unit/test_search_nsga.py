@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS
+from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot
 
 from llama_nas.pareto import hypervolume
 from llama_nas.search import encoding, nsga, sampling
@@ -115,7 +115,7 @@ def test_children_are_new_and_distinct_and_a_used_up_space_has_none():
 def test_nsga2_finds_the_true_front_of_a_sum_over_layers(variant):
     """With the true accuracy for a predictor, the inner search must find what enumeration finds."""
     weights = np.random.default_rng(0).exponential(size=2 * 12 + 3)
-    error = lambda genotypes: -encoding.one_hot(SPACE, genotypes, masked=True) @ weights  # noqa: E731
+    error = lambda genotypes: -kept_one_hot(SPACE, genotypes) @ weights  # noqa: E731
     objectives = size_and(error)
     everything = objectives(sampling.every_network(SPACE))
     reference = everything.max(axis=0) + np.array([1, 0.01])

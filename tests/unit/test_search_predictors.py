@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
-from search_cases import SPACE
+from search_cases import SPACE, kept_one_hot
 
 from llama_nas.search import encoding, predictors, sampling
 
 
 def additive_data(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Genotypes, masked features and accuracies that are a sum over layers plus noise."""
+    """Genotypes, features of the kept layers and accuracies that are a sum over layers plus noise."""
     rng = np.random.default_rng(seed)
     genotypes = sampling.uniform(SPACE, n, rng)
-    features = encoding.one_hot(SPACE, genotypes, masked=True)
+    features = kept_one_hot(SPACE, genotypes)
     weights = np.random.default_rng(99).exponential(size=features.shape[1])
     return genotypes, features, 0.3 + 0.02 * features @ weights + noise * rng.normal(size=n)
 
@@ -40,7 +40,7 @@ def test_strict_choice_is_that_of_scikit_learns_grid_search():
     from sklearn.svm import SVR
 
     genotypes, _, accuracy = additive_data(40, 0.02)
-    features = encoding.one_hot(SPACE, genotypes, masked=False)
+    features = encoding.one_hot(SPACE, genotypes)
     best, (ridge, svr) = predictors.choose("auto", "strict", features, accuracy, seed=0)
 
     columns = np.flatnonzero(features.var(axis=0))
@@ -102,7 +102,7 @@ def test_quality_is_tau_error_and_calibration():
 def test_a_whole_grid_at_once_predicts_as_one_regressor_after_the_other(variant):
     """Ridge to rounding error; SVR to the last bit, or libsvm's steps could end elsewhere."""
     genotypes, _, accuracy = additive_data(60, 0.02)
-    features = encoding.one_hot(SPACE, genotypes, masked=variant == "default")
+    features = encoding.one_hot(SPACE, genotypes)
     columns, targets, _, _ = predictors._prepare(features, accuracy, variant)
     train, test = features[:48, columns], features[48:, columns]
     for kind, agree in [("ridge", np.allclose), ("svr", np.array_equal)]:

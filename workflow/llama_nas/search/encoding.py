@@ -90,15 +90,13 @@ def size_costs(space: SearchSpace, shape: ModelShape, precision: str) -> LayerCo
     return LayerCosts("size", without, of_width)
 
 
-def one_hot(space: SearchSpace, genotypes: np.ndarray, masked: bool) -> np.ndarray:
+def one_hot(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
     """One column per value of each gene of the declared space, float [n, sum(bounds)].
 
-    masked: all columns of an inactive gene are 0. Otherwise an inactive gene reads as 0, its canonical value.
+    An inactive gene reads as 0, its canonical value.
     """
     genotypes = canonical(space, genotypes)
     first_column = np.concatenate([[0], np.cumsum(space.bounds)[:-1]])
     encoded = np.zeros((len(genotypes), space.bounds.sum()))
     np.put_along_axis(encoded, first_column + genotypes, 1.0, axis=1)
-    if masked:
-        encoded *= np.repeat(active_genes(space, genotypes), space.bounds, axis=1)
     return encoded

@@ -59,7 +59,7 @@ def fit_predictor(
     write_table(evaluations, table)
 
     stage_seed = derived_seed(seed, "fit", described.name, round_number)
-    features = encoding.one_hot(space, encoding.genotypes_of(space, table["subnet_id"]), masked=variant == "default")
+    features = encoding.one_hot(space, encoding.genotypes_of(space, table["subnet_id"]))
     targets = table[described.metric].to_numpy()
     best, choices = choose(predictor, variant, features, targets, stage_seed)
     fitted = Predictor(best.kind, best.hyperparameters, variant, stage_seed).fit(features, targets)

@@ -98,11 +98,10 @@ def _predict(
     space: SearchSpace, predictor: Path, evaluations: Path, table: pd.DataFrame, task: records.Task, variant: str
 ) -> Predict:
     """Predictions of the metric, minimised, by the predictor of predictor.json."""
-    masked = variant == "default"
     genotypes = encoding.genotypes_of(space, table["subnet_id"])
-    features = encoding.one_hot(space, genotypes, masked)
+    features = encoding.one_hot(space, genotypes)
     fitted = _refit(predictor, evaluations, variant, features, table[task.metric].to_numpy())
-    return lambda genotypes: task.minimised(fitted.predict(encoding.one_hot(space, genotypes, masked)))
+    return lambda genotypes: task.minimised(fitted.predict(encoding.one_hot(space, genotypes)))
 
 
 def _refit(predictor: Path, evaluations: Path, variant: str, features: np.ndarray, targets: np.ndarray) -> Predictor:
