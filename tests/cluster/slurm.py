@@ -97,7 +97,7 @@ def running_slurm() -> Iterator[None]:
         for process in reversed(processes):
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -120,7 +120,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def _wait_for(condition, what: str, seconds: float = 30) -> None:
+def _wait_for(condition, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

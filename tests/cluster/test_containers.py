@@ -1,6 +1,6 @@
 """The reduced world in the images of `make images`, by `snakemake --sdm apptainer`, as a user without privileges.
 
-Run by hand (`make test-containers`, docs/cluster.md).
+.ci/run builds the smallest image and runs what needs no other (`-k search_image`); all of it: docs/cluster.md.
 """
 
 import os
@@ -19,13 +19,22 @@ USER = "unprivileged"  # made by .ci/packages
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """An empty run folder, which belongs to the user who runs the jobs."""
-    folder = RUNS / "containers"
+    """An empty run folder."""
+    return empty(RUNS / "containers")
+
+
+def empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if os.geteuid() == 0:
-        os.chown(folder, pwd.getpwnam(USER).pw_uid, -1)
+    give_away(folder)
     return folder
+
+
+def give_away(folder: Path) -> None:
+    """Let a folder and all in it belong to the user who runs the jobs."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
 
 
 def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
@@ -46,12 +55,38 @@ def image(family: str) -> Path:
     return REPOSITORY / f"containers/{family}-{version}.sif"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f"{family}_image" for family in FAMILIES])
 def test_an_image_passes_its_own_test_and_names_itself(folder, family):
+    family = family.removesuffix("_image")
     result = run(folder, "apptainer", "exec", image(family), "python", "/opt/llama-nas/selftest.py", family)
     assert result.returncode == 0, result.stdout + result.stderr
     labels = run(folder, "apptainer", "inspect", image(family)).stdout
     assert f"org.opencontainers.image.title: llama-nas-{family}" in labels
+
+
+def test_the_stages_of_the_search_image_give_the_same_bytes(local):
+    """Each on what the other images' stages gave on the host, copied in the order in which a run makes it."""
+    folder, search = empty(RUNS / "search-image"), "results/search/arc_easy"
+
+    def take(*paths: str) -> None:
+        for path in paths:
+            if (local / path).is_dir():
+                shutil.copytree(local / path, folder / path, copy_function=shutil.copy)
+            else:
+                shutil.copy(local / path, folder / path)
+            give_away(folder)
+
+    log = in_images(folder, "results/world")
+    take("results/base", "results/tasks", "results/rows", "results/supernet")
+    for number in (1, 2):
+        log += in_images(folder, f"{search}/round_{number}/candidates.csv")
+        take(f"{search}/round_{number}/shard_1-of-1.csv")
+    log += in_images(folder, "fronts")
+    ran = set(re.findall(r"^local(?:rule|checkpoint) (\w+):", log, re.M))
+    assert ran == {"world", "sample", "fit", "propose", "front", "fronts"}
+    assert set(re.findall(r"Activating singularity image (\S+)", log)) == {str(image("search"))}
+    assert_same_results(local, folder, ["world", "base", "tasks", *(f"search/arc_easy/round_{n}" for n in (1, 2))])
+    assert (folder / search / "front.csv").read_bytes() == (local / search / "front.csv").read_bytes()
 
 
 def test_a_stage_of_each_family_gives_the_same_bytes(local, folder):
@@ -66,7 +101,7 @@ def test_the_whole_run_gives_the_same_bytes(local, folder):
     assert_same_results(local, folder)
 
 
-def test_an_image_of_other_code_says_so_and_stops(folder):
+def test_a_search_image_of_other_code_says_so_and_stops(folder):
     stage = "llama-nas enumerate-space --depths 1 --widths 8 --model . --output never --code 0123456789abcdef".split()
     result = run(folder, "apptainer", "--quiet", "exec", image("search"), *stage)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1

@@ -133,6 +133,21 @@ def test_exported_mixed_widths_agree_with_the_search(subnet_id, hub, tiny, tmp_p
     assert record["max_difference_per_token"] < 1e-4
 
 
+def test_fp16_is_how_weights_are_stored_and_a_cpu_computes_them_in_float32(hub, tiny, tmp_path):
+    """The very log-likelihoods of a float32 folder whose weights were rounded to FP16."""
+    task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
+    record = run(tmp_path / "fp16.json", tiny, task, "fp16")
+    model = LlamaForCausalLM.from_pretrained(tiny, dtype=torch.float16)
+    assert record["memory_bytes"] == model.get_memory_footprint()
+    model.float().save_pretrained(tmp_path / "rounded")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "rounded")
+    rounded = run(tmp_path / "rounded.json", tmp_path / "rounded", task)
+    assert record["loglikelihoods"] == rounded["loglikelihoods"]
+    assert (record["dtype"], record["arithmetic"]) == ("float16", "float32")
+    assert (rounded["dtype"], rounded["arithmetic"]) == ("float32", "float32")
+    assert run(tmp_path / "bf16.json", tiny, task, "bf16")["arithmetic"] == "bfloat16"
+
+
 def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
     task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
     export_subnet(tmp_path / "net", supernet=tiny, widths=WIDTHS, subnet_id="011")
@@ -142,6 +157,7 @@ def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
     assert (
         int8["int8_threshold"] == read_json(tmp_path / "int8/config.json")["quantization_config"]["llm_int8_threshold"]
     )
+    assert (int8["dtype"], int8["arithmetic"]) == ("float16", "float32")
     assert int8["memory_bytes"] < half["memory_bytes"] and int8["bytes_on_disk"] < half["bytes_on_disk"]
     difference = np.abs(np.concatenate(int8["loglikelihoods"]) - np.concatenate(half["loglikelihoods"]))
     assert 0 < difference.max() < 0.2 * np.abs(np.concatenate(half["loglikelihoods"])).max()

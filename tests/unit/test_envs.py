@@ -1,12 +1,17 @@
 """Environments: every list is pinned by the lock, and the conda form of a list is the same pins, complete."""
 
+import ast
 import re
-from importlib.metadata import PackageNotFoundError, distribution
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from llama_nas import code_digest
 
 ENVS = Path(__file__).resolve().parents[2] / "envs"
 FAMILIES = ("search", "score", "train")
@@ -49,6 +54,47 @@ def test_the_conda_form_pins_the_lock_and_all_that_its_packages_need(family):
                 assert normal(requirement.name) in pins, f"{name} needs {requirement.name}"
     python = yaml.safe_load((ENVS / f"{family}.yaml").read_text())["dependencies"][0]
     assert python == "python =3.11"
+
+
+RULES = "\n".join(path.read_text() for path in sorted(ENVS.parent.glob("workflow/rules/*.smk")))
+STAGES = re.findall(r'^ +image\("(\w+)"\)\n(?:(?!^ *rule ).*\n)*? +".*?\bllama-nas ([\w-]+) ', RULES, re.M)
+
+
+def imported_at_once(nodes: list[ast.stmt]) -> Iterator[str]:
+    """Modules that these statements import when they are reached; not those that functions among them import later."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Try):
+            yield from imported_at_once(node.body)
+
+
+def imported_by(stage: str) -> set[str]:
+    """Top-level names of all modules that a stage imports when it starts."""
+    found: set[str] = set()
+    functions = [node for function in code_digest._cli_functions(stage) for node in ast.walk(function)]
+    queue = list(imported_at_once(functions))
+    while queue:
+        name = queue.pop()
+        path = code_digest._module_file(name)
+        if name not in found and path is not None:
+            queue += imported_at_once(ast.parse(path.read_text()).body)
+            queue += [parent for parent in [name.rpartition(".")[0]] if parent != "llama_nas"]
+        found.add(name)
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"llama_nas"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_stages_import_is_what_their_family_installs(family):
+    stages = {stage for image, stage in STAGES if image == family}
+    assert len(stages) >= 3, "the rules are written otherwise now"
+    distributions = packages_distributions()
+    for stage in sorted(stages):
+        for module in imported_by(stage):
+            names = {normal(name) for name in distributions[module]}
+            assert names & conda_pins(family).keys(), f"{stage} imports {module}"
 
 
 def test_the_search_family_has_no_torch_and_no_snakemake():

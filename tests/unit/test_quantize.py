@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig
 from llama_nas.artifacts import folder_digest
 from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
-from llama_nas.hf_folder import load_model
+from llama_nas.hf_folder import load_model, set_arithmetic
 from llama_nas.quantize import quantize_folder
 from llama_nas.space import QUANTIZED, ModelShape, parse_id
 
@@ -157,6 +157,33 @@ def test_weights_in_memory_are_the_arithmetic(world, name, precision):
 def arithmetic(world: Path, name: str, precision: str) -> int:
     shape = ModelShape.from_folder(world / ("super-tied" if name == "tied" else "super"))
     return shape.size_bytes(parse_id(FOLDERS[name], 6, WIDTHS), precision)
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+def test_float32_arithmetic_leaves_the_quantized_weights_alone(world, precision):
+    """And what it changes is less than what the quantization did."""
+    model = load_model(world / "mixed" / precision, precision)
+    in_fp16 = logits(model).float()
+    integers = {name: tensor.clone() for name, tensor in model.named_parameters() if not tensor.is_floating_point()}
+    assert set_arithmetic(model, precision, "cpu") == "float32"
+    found = logits(model)
+    assert found.dtype == torch.float32
+    assert len(integers) == 35 and all(torch.equal(model.get_parameter(name), integers[name]) for name in integers)
+    exact = logits(load_model(world / "float/mixed", "fp32"))
+    assert 0 < (found - in_fp16).abs().mean() < (in_fp16 - exact).abs().mean()
+
+
+def test_nf4_in_float32_is_a_plain_network_of_the_dequantized_weights(world):
+    model = load_model(world / "mixed/nf4", "nf4")
+    set_arithmetic(model, "nf4", "cpu")
+    found = logits(model)
+    plain = load_model(world / "float/mixed", "fp16").float()
+    for name, linear in model.named_modules():
+        if isinstance(linear, bitsandbytes.nn.Linear4bit):
+            linear.weight.quant_state.dtype = torch.float32  # what it would give them back in
+            weight = bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+            plain.get_submodule(name).weight.data = weight
+    torch.testing.assert_close(found, logits(plain), rtol=1e-4, atol=1e-4)
 
 
 def test_what_goes_with_the_weights(world):

@@ -281,7 +281,7 @@ def test_slurm_profile_dry_run(tmp_path):
         text=True, capture_output=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert jobs(result)["evaluate"] == 25
+    assert jobs(result)["evaluate"] == 50
 
 
 def test_workflow_is_clean():

@@ -4,6 +4,7 @@ A rule *starts* rerunning where its own parameters, inputs or code changed or it
 before it stands; what depends on its outputs follows. Stages are stand-ins, the DAG and its triggers are real.
 """
 
+import collections
 import copy
 import json
 import os
@@ -47,7 +48,7 @@ KEYS = {
     "search.predictor": "fit",
     "search.population": "sample propose evaluate fit",
     "search.evaluations": "propose evaluate fit front find_patterns",
-    "search.shards": "evaluate fit",
+    "search.shards": "",
     "export.members": "throughput",
     "export.formats": "export",
     "benchmark.precisions": "benchmark throughput",
@@ -247,6 +248,14 @@ def test_what_is_added_reuses_all_there_is(done):
     assert ran["search.evaluations"] == {"propose", "evaluate", "fit", "front"} | sums
     assert ran["tasks.winogrande"] <= {"compile_task", "sample", "propose", "evaluate", "fit", "front"} | sums
     assert ran["benchmark.precisions"] <= {"benchmark"} | sums
+
+
+def test_other_shards_are_for_the_rounds_to_come(done):
+    """Evaluated rounds keep the shards they were evaluated in: nothing is done anew for the same bytes."""
+    search = done.config["search"] | {"shards": 3, "evaluations": 60}
+    jobs = plans(done, {"search": search})["search"]
+    ran = collections.Counter(job["rule"] for job in jobs)
+    assert (ran["propose"], ran["evaluate"], ran["fit"]) == (1, 3, 1)
 
 
 def test_an_input_file_reruns_what_reads_it(done):

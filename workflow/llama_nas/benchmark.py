@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_nas.artifacts import read_json, write_json
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import SUBNET_FILE, check_precision, weight_files
+from llama_nas.hf_folder import DTYPES, SUBNET_FILE, check_precision, set_arithmetic, weight_files
 from llama_nas.tasks.compiled import TASK_FILE
 from llama_nas.tasks.definitions import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, leaf_tasks, load_task
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "float16", "nf4": "float16"}
 # lm-eval's default is the model's dtype, whose coarse log-probabilities tie choices of a question in half precision.
 SOFTMAX_DTYPE = "float32"
 
@@ -33,7 +32,9 @@ def benchmark_folder(
 
     model: plain, exported or quantized Hugging Face folder. task: compiled task; its task.json says which lm-eval
     task, shots, limit and data. precision: fp32, bf16, fp16, or int8 or nf4 for a quantized folder, which says itself
-    how it is quantized. Raises UserError if the folder does not fit the precision.
+    how it is quantized. In the JSON `dtype` is that of the weights (of the unquantized ones, if there are others),
+    `memory_bytes` their size, and `arithmetic` what is computed in (`set_arithmetic`). Raises UserError if the folder
+    does not fit the precision.
     """
     settings = read_json(task / TASK_FILE)
     files = weight_files(model)
@@ -47,7 +48,7 @@ def benchmark_folder(
     with tempfile.TemporaryDirectory(prefix="llama-nas-modules-") as modules:
         # Where transformers copies the code of an exported folder before it runs it: not to be shared by jobs.
         os.environ["HF_MODULES_CACHE"] = modules
-        results, footprint = _run(definition, settings, model, precision, batch_size, device, threads)
+        results, footprint, arithmetic = _run(definition, settings, model, precision, batch_size, device, threads)
     leaves = leaf_tasks(definition)
     _check_settings(results, settings, leaves)
     name = getattr(definition, "name", leaves[0].task_name)
@@ -62,6 +63,7 @@ def benchmark_folder(
         "limit": settings["limit"],
         "batch_size": batch_size,
         "dtype": DTYPES[precision],
+        "arithmetic": arithmetic,
         "softmax_dtype": SOFTMAX_DTYPE,
         "int8_threshold": quantization.get("llm_int8_threshold") if precision == "int8" else None,
         "bytes_on_disk": sum(file.stat().st_size for file in files),
@@ -81,8 +83,8 @@ def benchmark_folder(
 
 def _run(
     definition: Any, settings: dict[str, Any], model: Path, precision: str, batch_size: int, device: str, threads: int
-) -> tuple[dict[str, Any], int]:
-    """lm-eval's results, and the bytes of the model in memory."""
+) -> tuple[dict[str, Any], int, str]:
+    """lm-eval's results, the bytes of the model as its weights are stored, and the dtype of the arithmetic."""
     import lm_eval
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -98,6 +100,8 @@ def _run(
         trust_remote_code=(model / SUBNET_FILE).is_file(),
         use_safetensors=True,
     )
+    footprint = language_model.model.get_memory_footprint()
+    arithmetic = set_arithmetic(language_model.model, precision, device)
     results = lm_eval.simple_evaluate(
         model=language_model,
         tasks=[definition],
@@ -109,7 +113,7 @@ def _run(
         numpy_random_seed=NUMPY_SEED,
         fewshot_random_seed=FEWSHOT_SEED,
     )
-    return results, language_model.model.get_memory_footprint()
+    return results, footprint, arithmetic
 
 
 def _check_settings(results: dict[str, Any], settings: dict[str, Any], leaves: list[Task]) -> None:

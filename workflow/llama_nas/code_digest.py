@@ -33,10 +33,10 @@ class _Source:
         self.path = path
 
     @cached_property
-    def tree(self) -> ast.Module:
-        """Syntax tree without docstrings (comments and formatting are not in a tree at all)."""
-        tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+    def nodes(self) -> list[ast.AST]:
+        """The module and all nodes of its syntax tree, cut loose from docstrings; walked once, as every start pays."""
+        nodes = list(ast.walk(ast.parse(self.path.read_text(encoding="utf-8"))))
+        for node in nodes:
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             first = node.body[0] if node.body else None
@@ -46,15 +46,20 @@ class _Source:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:] or [ast.Pass()]
-        return tree
+        return nodes
 
     @cached_property
     def meaning(self) -> str:
-        return ast.dump(self.tree) if self.path.suffix == ".py" else self.path.read_text(encoding="utf-8")
+        """The syntax tree without docstrings (comments and formatting are not in a tree at all), or the file itself."""
+        return ast.dump(self.nodes[0]) if self.path.suffix == ".py" else self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def functions(self) -> dict[str, ast.FunctionDef]:
+        return {node.name: node for node in self.nodes if isinstance(node, ast.FunctionDef)}
 
     @cached_property
     def uses(self) -> list[Path]:
-        return list(_uses(self.tree, self.path.parent)) if self.path.suffix == ".py" else []
+        return list(_uses(self.nodes, self.path.parent)) if self.path.suffix == ".py" else []
 
 
 @cache
@@ -65,7 +70,7 @@ def _source(path: Path) -> _Source:
 def _cli_functions(stage: str) -> list[ast.FunctionDef]:
     """The stage's functions in cli.py and the module-level helpers they call, in file order."""
     name = stage.replace("-", "_")
-    functions = {node.name: node for node in _source(ROOT / "cli.py").tree.body if isinstance(node, ast.FunctionDef)}
+    functions = _source(ROOT / "cli.py").functions
     wanted, queue = set(), [name, f"{name}_arguments"]
     while queue:
         current = queue.pop()
@@ -80,7 +85,7 @@ def _cli_functions(stage: str) -> list[ast.FunctionDef]:
 def _closure(roots: Iterable[ast.AST]) -> set[Path]:
     """Every file of the package that the given syntax trees reach by imports."""
     reached: set[Path] = set()
-    queue = [path for root in roots for path in _uses(root, folder=ROOT)]
+    queue = [path for root in roots for path in _uses(ast.walk(root), folder=ROOT)]
     while queue:
         path = queue.pop()
         if path in reached or path.name in ("cli.py", Path(__file__).name):
@@ -90,17 +95,17 @@ def _closure(roots: Iterable[ast.AST]) -> set[Path]:
     return reached
 
 
-def _uses(tree: ast.AST, folder: Path) -> Iterator[Path]:
-    """Files of this package that the tree imports, starts with `python -m`, or names as a file of its own folder."""
-    for node in ast.walk(tree):
+def _uses(nodes: Iterable[ast.AST], folder: Path) -> Iterator[Path]:
+    """Files of this package that nodes import, start with `python -m`, or name as a file of their own folder."""
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isprintable():
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
             names = [node.value]
-            if "/" not in node.value and (folder / node.value).is_file():
+            if node.value.isprintable() and "/" not in node.value and (folder / node.value).is_file():
                 yield folder / node.value
             elif node.value == ".yaml":  # f"{name}.yaml": any definition of the folder
                 yield from folder.glob("*.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,9 @@ SUBNET_FILE = "subnet.json"  # in an export: which network it is
 CARD_FILE = "README.md"  # in an export: the model card
 MODELING_FILE = "modeling_subnet.py"  # in an export of mixed widths: how to build it
 DECI_CONFIGURATION_FILE = "configuration_decilm.py"  # in an export of the form deci: its block configs as objects
+
+# Torch dtype of a precision's floats: of all weights, or of those that are not quantized.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "float16", "nf4": "float16"}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -88,6 +92,26 @@ def stored_quantization(config: dict) -> str | None:
     return "int8" if quantization.get("load_in_8bit") else str(quantization.get("bnb_4bit_quant_type", "unknown"))
 
 
+def set_arithmetic(model: Any, precision: str, device: str) -> str:
+    """Let a loaded model compute in what its device is good at; returns the name of that torch dtype.
+
+    A precision is how weights are stored. GPUs compute FP16 weights, and what is not quantized beside INT8 and NF4
+    ones, in FP16. CPUs compute them in float32, which is faster there and rounds less (benchmarks/arithmetic.py): the
+    weights keep their FP16 values, quantized ones their bytes. LLM.int8 quantizes its inputs from FP16 all the same.
+    """
+    import torch
+
+    if device != "cpu" or DTYPES[precision] != "float16":
+        return DTYPES[precision]
+    torch.nn.Module.float(model)  # transformers' own refuses quantized models; integers stay integers
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # a 4-bit linear
+            module.compute_dtype = torch.float32
+    # It would say at every call of an INT8 linear that its input becomes FP16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return "float32"
+
+
 def check_precision(folder: Path, precision: str) -> None:
     """Raise UserError if a folder's weights cannot be used in `precision`: quantized ones only in their own."""
     stored = stored_quantization(read_json(folder / "config.json")) or "float"
@@ -114,7 +138,7 @@ def load_model(folder: Path, precision: str, device: str = "cpu", quantization: 
         from llama_nas import modeling_subnet
 
         loader = getattr(modeling_subnet, config["architectures"][0])
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
+    dtype = getattr(torch, DTYPES[precision])
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     if precision in QUANTIZED or quantization is not None:
         options["device_map"] = {"": device}

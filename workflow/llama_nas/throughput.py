@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from llama_nas.artifacts import read_json, write_table
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import load_model, network_of, weight_files
+from llama_nas.hf_folder import load_model, network_of, set_arithmetic, weight_files
 from llama_nas.progress import track
 from llama_nas.space import PRECISIONS, ModelShape, Subnet
 
@@ -212,7 +212,7 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, device: str) -> int:
     """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED."""
-    network = load_model(entry.folder, entry.precision, device)
+    network = _load(entry, device)
     batch, rate = 1, 0.0
     while True:
         phase = Phase("decode", batch, 1, steps, context)
@@ -224,11 +224,18 @@ def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, de
         batch, rate = 2 * batch, new_rate
 
 
+def _load(entry: Entry, device: str) -> Any:
+    """The model as a user of the device runs it: FP16 weights are computed in float32 on a CPU."""
+    network = load_model(entry.folder, entry.precision, device)
+    set_arithmetic(network, entry.precision, device)
+    return network
+
+
 def _time_in_turns(
     entries: Sequence[Entry], phases: Sequence[Phase], repeats: int, device: str
 ) -> dict[tuple[Entry, Phase], list[float]]:
     """Seconds of each timed run of each model and phase; the models are freed on return."""
-    networks = {entry: load_model(entry.folder, entry.precision, device) for entry in entries}
+    networks = {entry: _load(entry, device) for entry in entries}
     seconds: dict[tuple[Entry, Phase], list[float]] = {(entry, phase): [] for entry in entries for phase in phases}
     for network, phase in product(networks.values(), phases):
         run_seconds(network, phase, WARMUP_RUNS)

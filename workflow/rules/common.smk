@@ -169,6 +169,26 @@ def earlier_option(wildcards, input):
     return f"--previous {input.earlier}" if input.earlier else ""
 
 
+def shards_of(round):
+    """The shards of a round: those it was evaluated in before, whatever their number, or `search.shards` new ones.
+
+    From other shards the evaluations would be the same bytes, but a new set of inputs makes Snakemake do everything
+    anew that follows.
+    """
+
+    def paths(wildcards):
+        folder = f"results/search/{{task}}/round_{round}".format(**wildcards)
+
+        def shards(count):
+            return [f"{folder}/shard_{shard}-of-{count}.csv" for shard in range(1, count + 1)]
+
+        found = (int(path.stem.rpartition("-")[2]) for path in Path(folder).glob("shard_1-of-*.csv"))
+        whole = [count for count in (SHARDS, *sorted(found)) if all(map(os.path.exists, shards(count)))]
+        return shards(whole[0] if whole else SHARDS)
+
+    return paths
+
+
 def searches_on_some_items(task):
     return "search_items" in config["tasks"][task]
 
@@ -201,8 +221,7 @@ def finalists(wildcards):
     """Candidates and shards of the finalists, if there are any."""
     if not searches_on_some_items(wildcards.task):
         return []
-    folder = f"results/search/{wildcards.task}/round_final"
-    return [f"{folder}/candidates.csv", *(f"{folder}/shard_{i}-of-{SHARDS}.csv" for i in range(1, SHARDS + 1))]
+    return [f"results/search/{wildcards.task}/round_final/candidates.csv", *shards_of("final")(wildcards)]
 
 
 def finalists_options(wildcards, input):

@@ -35,12 +35,7 @@ rule tabulate:
         supernet="results/supernet",
         task="results/tasks/{task}",
         candidates="results/search/{task}/round_all/candidates.csv",
-        shards=expand(
-            "results/search/{task}/round_all/shard_{shard}-of-{shards}.csv",
-            shard=range(1, SHARDS + 1),
-            shards=SHARDS,
-            allow_missing=True,
-        ),
+        shards=shards_of("all"),
     output:
         table="results/exhaustive/{task}.csv",
         about="results/exhaustive/{task}.json",

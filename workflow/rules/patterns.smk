@@ -55,12 +55,7 @@ rule judge_heuristics:
         task="results/tasks/{task}",
         front="results/search/{task}/front.csv",
         candidates="results/search/{task}/round_heuristics/candidates.csv",
-        shards=expand(
-            "results/search/{task}/round_heuristics/shard_{shard}-of-{shards}.csv",
-            shard=range(1, SHARDS + 1),
-            shards=SHARDS,
-            allow_missing=True,
-        ),
+        shards=shards_of("heuristics"),
     output:
         "results/patterns/{task}_heuristics.csv",
     log:

@@ -90,12 +90,7 @@ rule fit:
         model="results/base",
         task="results/tasks/{task}",
         candidates="results/search/{task}/round_{round}/candidates.csv",
-        shards=expand(
-            "results/search/{task}/round_{round}/shard_{shard}-of-{shards}.csv",
-            shard=range(1, SHARDS + 1),
-            shards=SHARDS,
-            allow_missing=True,
-        ),
+        shards=shards_of("{round}"),
         earlier=earlier_evaluations,
     output:
         evaluations="results/search/{task}/round_{round}/evaluations.csv",
