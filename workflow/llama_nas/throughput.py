@@ -1,7 +1,8 @@
 """Speed of model folders as a server meets it, measured side by side: prefill, decode at batch 1, decode saturated.
 
 Each figure stands beside what the device allows: no pass can be faster than its arithmetic at the measured rate of a
-matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate.
+matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate. (INT8 has
+products of its own, which a device may compute faster than the floats whose rate is measured.)
 """
 
 from __future__ import annotations
