@@ -212,12 +212,18 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, device: str) -> int:
-    """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED."""
+    """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED, or cannot."""
     network = load_model(entry.folder, entry.precision, device)
     batch, rate = 1, 0.0
     while True:
         phase = Phase("decode", batch, 1, steps, context)
-        new_rate = batch * steps / min(_run_seconds(network, phase, 3))
+        try:
+            new_rate = batch * steps / min(_run_seconds(network, phase, 3))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise UserError(f"{entry.folder}: too large for the device with {context} tokens of context") from None
+            log.info("a decode with batch %d does not fit into the device's memory", batch)
+            return batch // 2
         if new_rate < SATURATED * rate:
             return batch // 2
         if 2 * batch > max_batch:
