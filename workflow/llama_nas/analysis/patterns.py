@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -185,7 +186,7 @@ def layers_drawing(by_layers: pd.DataFrame, metric: Metric, title: str) -> str:
         axes = figure.add_subplot()
         bars = range(len(PERCENTILES))
         bottom = np.zeros(len(bars))
-        for color, (layers, own) in zip(COLORS, by_layers.groupby("layers"), strict=False):
+        for color, (layers, own) in zip(cycle(COLORS), by_layers.groupby("layers"), strict=False):
             axes.bar(bars, own["probability"], bottom=bottom, color=color, edgecolor="white", label=f"{layers} layers")
             bottom += own["probability"].to_numpy()
         for bar, networks in zip(bars, by_layers.drop_duplicates("percentile")["networks"], strict=True):
@@ -206,7 +207,7 @@ def maps_drawing(by_width: pd.DataFrame, metric: Metric, title: str) -> str:
         panels = figure.subplots(top["layers"].nunique(), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (layers, own) in zip(panels, top.groupby("layers"), strict=True):
             bottom = np.zeros(own["layer"].nunique())
-            for color, (width, share) in zip(COLORS, own.groupby("width", sort=False), strict=False):
+            for color, (width, share) in zip(cycle(COLORS), own.groupby("width", sort=False), strict=False):
                 axes.bar(
                     share["layer"],
                     share["probability"],
