@@ -15,6 +15,22 @@ from llama_nas.space import Subnet
 VOCABULARY = 64
 WIDTHS = [96, 48, 32]
 IDS = {"full": "000000", "depth-only": "0000xx", "uniform": "111111", "uniform-gap": "x1x111", "mixed": "012x10"}
+LLAMA_3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+FAMILIES = {  # name -> keys of its config.json; the model type comes before the dash
+    "llama": {},
+    "llama-3": {"tie_word_embeddings": True, "rope_parameters": LLAMA_3_ROPE},
+    "llama-biases": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"tie_word_embeddings": True},
+}
 
 
 def write_supernet(folder: Path, model_type: str = "llama", shard: str = "5GB", dtype=torch.float32, **config) -> Path:

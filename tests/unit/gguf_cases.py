@@ -2,29 +2,13 @@
 
 from pathlib import Path
 
-from export_cases import write_supernet
+from export_cases import FAMILIES, write_supernet
 
 from llama_nas.export import export_subnet
 from llama_nas.pretrain import train_tokenizer
 
 WIDTHS = [96, 48, 40]  # rows of 40 are no multiple of 32: Q8_0 cannot hold them
 IDS = {"uniform": "1111x1", "mixed": "012x10"}
-LLAMA_3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-FAMILIES = {
-    "llama": {},
-    "llama-3": {"tie_word_embeddings": True, "rope_parameters": LLAMA_3_ROPE},
-    "llama-biases": {"attention_bias": True, "mlp_bias": True},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {"tie_word_embeddings": True},
-}
 TEXTS = [
     "Ada lives in Paris. She's 1234 years old, isn't she?",
     "  two spaces, a tab\tand\n\nempty lines; naïve café, 数字 42!",

@@ -35,11 +35,12 @@ from llama_nas.analysis.figures import (
     training_figure,
 )
 from llama_nas.analysis.judgement import recommended
-from llama_nas.analysis.report import count_text, inline_svg, write_report
+from llama_nas.analysis.report import inline_svg, write_report
+from llama_nas.analysis.sections import count_text
 from llama_nas.analysis.summary import SUMMARY_COLUMNS, summarize_task
 from llama_nas.cli import main
 from llama_nas.errors import UserError
-from llama_nas.model_card import Provenance, model_card
+from llama_nas.model_card import Provenance, model_card, quantized_card
 from llama_nas.space import format_bytes
 
 
@@ -164,8 +165,8 @@ def test_report_opens_with_the_answer(run):
         f"INT8: {int8_ratio}× smaller"
     )
     assert (
-        f"57.0 ± 2.0 % (within noise). Checkpoint: results/subnets/{MEDIUM} INT8: results/quantized/{MEDIUM}/int8"
-        in page
+        f"57.0 ± 2.0 % (within noise). Checkpoint: results/subnets/{MEDIUM}, its model card: results/cards/{MEDIUM}.md "
+        f"INT8: results/quantized/{MEDIUM}/int8, its model card: results/cards/{MEDIUM}-int8.md" in page
     )
     assert (
         f"winogrande: every exported network is significantly worse than the base; the best of them is {FULL}, " in page
@@ -297,6 +298,32 @@ def test_progress_is_the_hypervolume_of_what_is_known(monkeypatch):
     assert axes.lines[1].get_xdata()[0] == 2.5  # where round 2 begins
 
 
+def test_fast_and_good_networks_are_joined(monkeypatch):
+    """The front of tokens/s and score: the slow one that is no better is left out, as is the base."""
+    summary = pd.DataFrame(
+        {"model": ["pretrained", "0", "1", "2"], "role": ["pretrained", *["member"] * 3], "precision": "fp16"}
+        | {"value": [0.9, 0.8, 0.7, 0.7], "tokens_per_second": [99.0, 10.0, 20.0, 15.0]}
+        | {"stderr": 0.01, "metric": "acc", "higher_is_better": True, "chance": 0.25, "task": "t"}
+    )
+    for phase in ("", "decode_", "decode_saturated_"):
+        for suffix in ("", "_q1", "_q3"):
+            summary[f"{phase}tokens_per_second{suffix}"] = summary["tokens_per_second"]
+    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    evaluations = pd.DataFrame({"size_bytes": [10]})
+    for axes in figures.speed_figure(summary, evaluations, evaluations).axes:
+        joined = next(line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2)
+        assert joined.get_xdata().tolist() == [10, 20] and joined.get_ydata().tolist() == [80, 70]
+
+
+def test_chance_is_drawn_where_the_axis_reaches_it(run):
+    for task, chance in (("near", 0.5), ("far", 0.01)):
+        run.add_task(task, scores(0.60, 0.70, 0.58, 0.40), chance=chance)
+        run.summarize(task)
+    near, far = ((run.results / f"figures/{task}_quantized.svg").read_text() for task in ("near", "far"))
+    dotted = "stroke-dasharray: 1,1.65"
+    assert near.count(dotted) == 2 and far.count(dotted) == 0  # the line and its place in the legend
+
+
 def test_training_figure_without_sub_network_steps():
     training = pd.DataFrame({"step": [1, 2, 3], "kind": "full", "loss": [3.0, 2.0, 1.0]})
     assert ElementTree.fromstring(training_figure(training)).tag.endswith("svg")
@@ -390,15 +417,24 @@ def test_cards_carry_the_scores_that_were_measured(run, tmp_path):
     folder = tmp_path / MEDIUM
     folder.mkdir()
     (folder / "README.md").write_text(model_card(record, Provenance()))
-    write_cards(tmp_path / "cards", models=[folder], summaries=[run.results / f"summary/{t}.csv" for t in run.tasks])
-    card = (tmp_path / f"cards/{MEDIUM}.md").read_text()
-    assert card.startswith("---\nlibrary_name") and "Not part of an export" not in card
+    int8 = tmp_path / "quantized" / MEDIUM / "int8"
+    int8.mkdir(parents=True)
+    (int8 / "README.md").write_text(quantized_card((folder / "README.md").read_text(), MEDIUM, "int8", "LLM.int8"))
+    summaries = [run.results / f"summary/{t}.csv" for t in run.tasks]
+    write_cards(tmp_path / "cards", models=[folder, int8], summaries=summaries)
+    card, quantized = ((tmp_path / "cards" / name).read_text() for name in (f"{MEDIUM}.md", f"{MEDIUM}-int8.md"))
+    assert card.startswith("---\nlibrary_name") and "None here" not in card and "LLM.int8)" not in card
+    assert "are INT8 (LLM.int8); loading them needs bitsandbytes" in quantized
+    assert quantized.partition("## Scores")[2] == card.partition("## Scores")[2]
     size = format_bytes(int8_bytes(MEDIUM))
     assert f"| arc_easy (0-shot acc, 500 items) | INT8 | {size} | 57.0 ± 2.0 % | 60.0 ± 2.0 % | −3.0 points, " in card
     assert (
         "tinystories (0-shot bits_per_byte, 500 items, first 40) | FP16" in card
         and "LLM.int8 outlier threshold 6" in card
     )
+    for path in (folder, int8):  # each folder says which card is its own
+        card_name = re.search(r"`results/cards/(\S+)`", (path / "README.md").read_text())[1]
+        assert (tmp_path / "cards" / card_name).is_file()
     with pytest.raises(UserError, match="none is about 'cards'"):
         (tmp_path / "cards/README.md").write_text("## Scores\n")
         write_cards(tmp_path / "x", models=[tmp_path / "cards"], summaries=[run.results / "summary/arc_easy.csv"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from export_cases import FAMILIES as SHARED_FAMILIES
 from export_cases import IDS, WIDTHS, finish_probe, offline, probe, start_probe, write_supernet, zero_padded
 from load_probe import TOKENS
 from safetensors.torch import load_file, save_file
@@ -25,22 +26,10 @@ from llama_nas.hf_folder import load_model
 from llama_nas.model_card import Provenance
 from llama_nas.space import PRECISIONS, ModelShape, parse_id
 
-LLAMA_3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-FAMILIES = {
-    "llama": {},
+FAMILIES = SHARED_FAMILIES | {
     "llama-tied": {"tie_word_embeddings": True},
-    "llama-3": {"tie_word_embeddings": True, "rope_parameters": LLAMA_3_ROPE},
-    "llama-biases": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"sliding_window": 8},
     "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 4},
-    "qwen3": {"tie_word_embeddings": True},
 }
 CASES = (
     [("llama", kind) for kind in IDS]

@@ -7,7 +7,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_cases import FAMILIES, IDS, TEXTS, write_world
+from export_cases import FAMILIES
+from gguf_cases import IDS, TEXTS, write_world
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

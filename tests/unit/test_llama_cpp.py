@@ -12,7 +12,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from gguf_cases import FAMILIES, IDS, TEXTS, write_world
+from export_cases import FAMILIES
+from gguf_cases import IDS, TEXTS, write_world
 from transformers import AutoTokenizer
 
 from llama_nas.export import export_subnet
@@ -84,12 +85,12 @@ def test_log_likelihoods_and_greedy_tokens_are_those_of_transformers(world, fami
     tolerance = TOLERANCE[file_type]
     for j, sequence in enumerate(sequences):
         with torch.inference_mode():
-            logits = model(torch.tensor([sequence])).logits[0].numpy()
+            logits = model(torch.from_numpy(sequence)[None]).logits[0].numpy()
         assert np.abs(ran[f"logits.{j}"] - logits).max() <= tolerance * np.abs(logits).max()
         ours, theirs = log_likelihood(logits, sequence), log_likelihood(ran[f"logits.{j}"], sequence)
         assert abs(ours - theirs) / (len(sequence) - 1) < 2 * tolerance * np.abs(logits).max()
     if file_type == "f16":
-        prompt = torch.tensor([sequences[0][:8]])
+        prompt = torch.from_numpy(sequences[0][:8])[None]
         wanted = model.generate(prompt, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, eos_token_id=None)
         assert ran["greedy"].tolist() == wanted[0].tolist()
 
@@ -122,5 +123,5 @@ def test_the_real_small_llama_with_its_sentencepiece_tokenizer(hub, tmp_path):
     for j, sequence in enumerate(sequences):
         assert out[f"0.tokens.{j}"].tolist() == sequence.tolist()
         with torch.inference_mode():
-            logits = model(torch.tensor([sequence])).logits[0].numpy()
+            logits = model(torch.from_numpy(sequence)[None]).logits[0].numpy()
         assert np.abs(out[f"0.logits.{j}"] - logits).max() <= TOLERANCE["f16"] * np.abs(logits).max()

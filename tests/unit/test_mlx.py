@@ -12,8 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from export_cases import write_supernet
-from gguf_cases import LLAMA_3_ROPE
+from export_cases import LLAMA_3_ROPE, write_supernet
 from load_probe import TOKENS
 
 from llama_nas.elastic import active, load_elastic

@@ -24,7 +24,9 @@ style="border:0"></iframe><script>page.onload = () => {{
       loose.push(element.tagName);
   const small = [...body.querySelectorAll("p, li, td, figcaption, dd")]
     .filter(e => parseFloat(page.contentWindow.getComputedStyle(e).fontSize) < 12).length;
-  document.title = JSON.stringify([document_.documentElement.scrollWidth, loose, small, body.innerText.length]);
+  const narrow = [...body.querySelectorAll("p, li, figcaption, dd")]
+    .filter(e => e.getBoundingClientRect().width < 200).map(e => e.innerText);
+  document.title = JSON.stringify([document_.documentElement.scrollWidth, loose, small, narrow, body.innerText.length]);
 }};</script>"""
 
 if BROWSER is None:
@@ -53,9 +55,9 @@ def test_the_page_fits_its_window_and_letters_are_large_enough(folder, width):
     shot = folder / f"shot{width}.png"
     page = browse(folder, "--dump-dom", f"--window-size={max(width, 500)},900", frame.as_uri())
     title = html.unescape(re.search(r"<title>(.*?)</title>", page)[1])
-    scroll_width, loose, small, letters = json.loads(title)
+    scroll_width, loose, small, narrow, letters = json.loads(title)
     assert letters > 2000
-    assert scroll_width <= width and loose == [] and small == 0
+    assert scroll_width <= width and loose == [] and small == 0 and narrow == []
     browse(folder, f"--screenshot={shot}", f"--window-size={max(width, 500)},900", frame.as_uri())
     pixels = matplotlib.image.imread(shot)[..., :3]
     ink = (pixels.min(axis=2) < 0.6).mean()

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llama_nas.analysis import patterns
+from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import FEWEST, PERCENTILES, find_patterns, judge_heuristics
 from llama_nas.artifacts import read_table
 from llama_nas.errors import UserError
@@ -97,6 +99,15 @@ def test_figures_say_what_they_are_of_and_are_the_same_bytes_again(run):
     assert {key: path.read_bytes() for key, path in run().items()} == first
     for key in ("layers_figure", "maps_figure"):
         assert first[key].startswith(b"<?xml") and len(first[key]) > 5000
+
+
+def test_a_layer_count_more_than_there_are_colours_is_drawn(monkeypatch):
+    monkeypatch.setattr(patterns, "_svg", lambda figure: figure)
+    counts = range(1, len(patterns.COLORS) + 2)
+    table = pd.DataFrame({"layers": list(counts), "gain": 0.5})
+    metric = Metric("acc", True)
+    figure = patterns.layers_drawing(patterns.layer_counts(table, metric), metric, "t")
+    assert len(figure.axes[0].containers) == len(counts)
 
 
 def test_a_bad_name_is_one_line(run):

@@ -192,6 +192,9 @@ def test_what_goes_with_the_weights(world):
     for name in ("subnet.json", "modeling_subnet.py", "tokenizer.json", "tokenizer_config.json"):
         assert (world / "mixed/int8" / name).read_bytes() == (world / "float/mixed" / name).read_bytes()
     assert not (world / "pretrained/int8/subnet.json").exists()
+    card = (world / "mixed/int8/README.md").read_text()
+    assert "INT8 (LLM.int8, arXiv 2208.07339, outlier threshold 6)" in card and "trust_remote_code=True" in card
+    assert not (world / "pretrained/int8/README.md").exists()
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)

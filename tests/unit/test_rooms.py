@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "export": CORE | {"elastic", "hf_folder", "model_card"},
     "model_card": CORE,
     "gguf_file": CORE | {"hf_folder"},
-    "quantize": CORE | {"elastic", "hf_folder"},
+    "quantize": CORE | {"hf_folder", "model_card"},
     "throughput": CORE | {"hf_folder"},
     "costs": CORE | {"hf_folder", "throughput"},
 }

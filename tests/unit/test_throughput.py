@@ -70,6 +70,8 @@ def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_pa
 def test_the_batch_is_doubled_while_that_pays(models, monkeypatch):
     def saturating(rates: dict[int, float], max_batch: int) -> int:
         def clock(network, phase, runs):
+            if phase.batch not in rates:
+                raise torch.OutOfMemoryError
             return [phase.batch * phase.steps / rates[phase.batch]]
 
         monkeypatch.setattr(throughput, "run_seconds", clock)
@@ -78,6 +80,9 @@ def test_the_batch_is_doubled_while_that_pays(models, monkeypatch):
     assert saturating({1: 10, 2: 19, 4: 35, 8: 38, 16: 60}, 64) == 4  # 8 gains 9 %
     assert saturating({1: 10, 2: 19, 4: 35}, 4) == 4
     assert saturating({1: 10}, 1) == 1
+    assert saturating({1: 10, 2: 19}, 64) == 2  # 4 does not fit
+    with pytest.raises(UserError, match="too large for the device with 16 tokens"):
+        saturating({}, 64)
 
 
 def test_arithmetic_and_bytes_of_a_pass_are_those_of_the_model(models):

@@ -62,6 +62,11 @@ def test_whole_run_and_what_reruns(run):
 
     assert "Nothing to be done" in run().stderr
 
+    run("--report", "results/report.html")  # what `make report` does
+    report = (run.folder / "results/report.html").read_text()
+    for text in ("summary.html", "The answer on one page", "arc_easy_front.svg", "which network to take for"):
+        assert text in report
+
     benchmark = run.folder / f"results/benchmarks/arc_easy/int8/{MEMBERS[1]}.json"
     benchmark.unlink()
     assert executed(run(str(benchmark.relative_to(run.folder)))) == {"benchmark": 1}

@@ -819,7 +819,7 @@ def summarize_arguments(parser: Parser) -> None:
     parser.add_argument("--throughput", type=Path, required=True, help="CSV of `llama-nas throughput`")
     parser.add_argument("--output", type=Path, required=True, help="summary CSV")
     parser.add_argument(
-        "--figures", type=Path, nargs="+", required=True, help="SVGs: front, quantized, speed, progress, depths, widths"
+        "--figures", type=Path, nargs="+", required=True, help="SVGs: front, quantized, speed, progress"
     )
 
 
@@ -841,10 +841,10 @@ def summarize(args: Arguments) -> None:
 
 
 def cards_arguments(parser: Parser) -> None:
-    """Write a model card with scores for every exported network: the README.md to publish it with."""
-    parser.add_argument("--models", type=Path, nargs="+", required=True, help="exported folders, named by subnet id")
+    """Write a model card with scores for every exported or quantized folder: the README.md to publish it with."""
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders {id}, {id}/int8 or {id}/nf4")
     parser.add_argument("--summaries", type=Path, nargs="+", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder: {id}.md")
+    parser.add_argument("--output", type=Path, required=True, help="folder: {id}.md, {id}-int8.md")
 
 
 def cards(args: Arguments) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from transformers import BitsAndBytesConfig
 
-from llama_nas.artifacts import atomic_folder
+from llama_nas.artifacts import atomic_folder, read_json
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import MODELING_FILE, SIDE_FILES, SUBNET_FILE, copy_files, load_model
+from llama_nas.hf_folder import CARD_FILE, MODELING_FILE, SIDE_FILES, SUBNET_FILE, copy_files, load_model
+from llama_nas.model_card import quantized_card
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ CONFIGS = {
         "llm_int8_skip_modules": KEPT,
     },
 }
+METHODS = {
+    "int8": f"LLM.int8, arXiv 2208.07339, outlier threshold {OUTLIER_THRESHOLD:g}",
+    "nf4": "QLoRA's 4-bit type, arXiv 2305.14314, no double quantization",
+}
 
 
 def quantize_folder(output: Path, model: Path, precision: str = "int8") -> None:
@@ -40,4 +45,8 @@ def quantize_folder(output: Path, model: Path, precision: str = "int8") -> None:
     with atomic_folder(output) as folder:
         network.save_pretrained(folder, max_shard_size="5GB")
         copy_files(model, folder, [*SIDE_FILES, SUBNET_FILE, MODELING_FILE])
+        if (model / SUBNET_FILE).is_file() and (model / CARD_FILE).is_file():  # an export of ours
+            name, card = read_json(model / SUBNET_FILE)["subnet_id"], (model / CARD_FILE).read_text(encoding="utf-8")
+            written = quantized_card(card, name, precision, METHODS[precision])
+            (folder / CARD_FILE).write_text(written, encoding="utf-8")
         log.info("%s: %d bytes of weights", output, sum(path.stat().st_size for path in folder.glob("*.safetensors")))

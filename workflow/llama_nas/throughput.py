@@ -1,7 +1,8 @@
 """Speed of model folders as a server meets it, measured side by side: prefill, decode at batch 1, decode saturated.
 
 Each figure stands beside what the device allows: no pass can be faster than its arithmetic at the measured rate of a
-matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate.
+matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate. (INT8 has
+products of its own, which a device may compute faster than the floats whose rate is measured.)
 """
 
 from __future__ import annotations
@@ -211,12 +212,18 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, device: str) -> int:
-    """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED."""
+    """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED, or cannot."""
     network = _load(entry, device)
     batch, rate = 1, 0.0
     while True:
         phase = Phase("decode", batch, 1, steps, context)
-        new_rate = batch * steps / min(run_seconds(network, phase, 3))
+        try:
+            new_rate = batch * steps / min(run_seconds(network, phase, 3))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise UserError(f"{entry.folder}: too large for the device with {context} tokens of context") from None
+            log.info("a decode with batch %d does not fit into the device's memory", batch)
+            return batch // 2
         if new_rate < SATURATED * rate:
             return batch // 2
         if 2 * batch > max_batch:

@@ -50,9 +50,9 @@ rule summarize:
 
 
 rule cards:
-    """A model card with scores for every exported network: the README.md to publish it with."""
+    """A model card with scores for every exported and quantized folder: the README.md to publish it with."""
     input:
-        models=exported_folders,
+        models=carded_folders,
         summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
     output:
         directory("results/cards"),

@@ -276,6 +276,12 @@ def exported_folders(wildcards):
     return [FORM_FILES["hf"].format(id=id) for id in exported()]
 
 
+def carded_folders(wildcards):
+    """The checkpoints that get a model card: every exported network, as it is and quantized."""
+    precisions = [precision for precision in config["benchmark"]["precisions"] if precision in QUANTIZED]
+    return exported_folders(wildcards) + [folder(id, precision) for id in exported() for precision in precisions]
+
+
 def base_name():
     """What the base model is, for the model card."""
     base = config["base"]

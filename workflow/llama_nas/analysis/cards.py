@@ -13,7 +13,7 @@ from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS
 from llama_nas.artifacts import atomic_folder, read_table
 from llama_nas.errors import UserError
-from llama_nas.space import format_bytes
+from llama_nas.space import QUANTIZED, format_bytes
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ SCORES = "## Scores\n"  # the last section of an export's card
 def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Path]) -> None:
     """Write `{id}.md` for every exported folder `{id}`: the README.md to publish it with.
 
-    Raises UserError for a folder without a card or one that no summary is about.
+    The card of a quantized folder, `{id}/int8` or `{id}/nf4`, is `{id}-{precision}.md`. Raises UserError for a folder
+    without a card or one that no summary is about.
     """
     table = pd.concat([read_table(path, SUMMARY_COLUMNS) for path in summaries])
     with atomic_folder(output) as folder:
@@ -35,17 +36,20 @@ def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Pat
             text, found, _ = path.read_text(encoding="utf-8").partition(SCORES)
             if not found:
                 raise UserError(f"{path}: has no section '{SCORES.strip()}'; export it again")
-            if model.name not in set(table["model"]):
-                raise UserError(f"--summaries: none is about '{model.name}'")
-            (folder / f"{model.name}.md").write_text(text + SCORES + scores(table, model.name), encoding="utf-8")
+            quantized = model.name in QUANTIZED
+            name = model.parent.name if quantized else model.name
+            if name not in set(table["model"]):
+                raise UserError(f"--summaries: none is about '{name}'")
+            card = folder / (f"{name}-{model.name}.md" if quantized else f"{name}.md")
+            card.write_text(text + SCORES + scores(table, name), encoding="utf-8")
     log.info("%d model cards: %s", len(models), output)
 
 
 def scores(table: pd.DataFrame, model: str) -> str:
     """Markdown: one row per task and precision, and what the numbers rest on."""
     lines = [
-        "Stock lm-eval on this checkpoint, ± one standard error. The network was selected on these very items, so its",
-        "scores are optimistic; the base was not.",
+        "Stock lm-eval on this network's checkpoints, ± one standard error. The network was selected on these very",
+        "items, so its scores are optimistic; the base was not.",
         "",
         "| task | precision | size | score | base, FP16 | difference |",
         "|---|---|---|---|---|---|",

@@ -30,11 +30,14 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.5,
 }
 PRECISION_MARKS = (("fp16", BLUE, "o"), ("int8", ORANGE, "D"), ("nf4", PURPLE, "^"))
+FILLED: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.8}
+# Landmarks lie on top of points of the same size or score, which must show through.
+HOLLOW: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.5, "zorder": 3}
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -55,7 +58,7 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             color=GREY,
             alpha=0.55,
             linewidths=0,
-            label=f"evaluated in the search ({evaluations['subnet_id'].nunique()}, {_items(evaluations)})",
+            label=f"evaluated ({evaluations['subnet_id'].nunique()}; {_items(evaluations)})",
         )
         on_front = task.front(front, "size_bytes")
         axes.plot(
@@ -63,7 +66,7 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             task.scale * on_front[task.metric.name],
             color="#555555",
             linewidth=1,
-            label=f"front of the search ({len(on_front)}, {_items(front)})",
+            label=f"search's front ({len(on_front)}; {_items(front)})",
         )
         for panel in below:
             panel.scatter(front["latency"], task.scale * front[task.metric.name], s=14, color="#555555")
@@ -74,9 +77,9 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         half = summary[(summary["role"] == "member") & (summary["precision"] == "fp16")]
         task.points(axes, half, "size_bytes", BLUE, "o", "exported, FP16")
         task.landmarks(axes, "size_bytes")
-        task.chance_line(axes)
         task.size_axes(figure, axes)
         task.score_axis(axes)
+        task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
 
@@ -89,18 +92,18 @@ def quantized_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd
         for precision, color, marker in PRECISION_MARKS:
             rows = exported[exported["precision"] == precision]
             task.points(axes, rows, "size_bytes", color, marker, f"exported, {precision.upper()}")
-            task.front_line(axes, rows, color)
+            task.front_line(axes, rows, "size_bytes", color)
         base = summary[(summary["role"] == "pretrained") & (summary["precision"] == "fp16")]
-        task.points(axes, base, "size_bytes", RED, "*", "pre-trained base, FP16", size=14)
-        task.chance_line(axes)
+        task.points(axes, base, "size_bytes", RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
         task.size_axes(figure, axes)
         task.score_axis(axes)
+        task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
 
 
 def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
-    """Measured tokens/s against score, a panel per phase (paper, Figure 2, right)."""
+    """Measured tokens/s against score and the front of both, a panel per phase (paper, Figure 2, right)."""
     task = _Task(summary, evaluations)
     phases = [
         ("tokens_per_second", "prefill"),
@@ -113,12 +116,14 @@ def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             for precision, color, marker in PRECISION_MARKS:
                 rows = measured[(measured["role"] != "pretrained") & (measured["precision"] == precision)]
                 task.points(axes, rows, column, color, marker, f"exported, {precision.upper()}")
+                task.front_line(axes, rows, column, color)
             base = measured[(measured["role"] == "pretrained") & (measured["precision"] == "fp16")]
-            task.points(axes, base, column, RED, "*", "pre-trained base, FP16", size=14)
+            task.points(axes, base, column, RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
             axes.set_xlabel(f"{label}: tokens/s")
             axes.set_xlim(left=0)
             task.score_axis(axes, title=False)
-        panels[0].set_title(str(summary["task"].iloc[0]), fontsize=12)
+        errors = "± 1 standard error, " if summary["stderr"].notna().any() else ""
+        panels[0].set_title(f"{summary['task'].iloc[0]} (bars: {errors}quartiles of the runs)", fontsize=11)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         return _svg(figure)
@@ -188,30 +193,31 @@ class _Task:
         self.unit, self.unit_bytes, self.binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
 
     def points(
-        self, axes: Axes, rows: pd.DataFrame, column: str, color: str, marker: str, label: str, size: int = 7
+        self, axes: Axes, rows: pd.DataFrame, column: str, color: str, marker: str, label: str, **style: Any
     ) -> None:
-        """Rows of the summary at `column` against the score, with their standard errors."""
+        """Rows of the summary at `column` against the score, with its standard errors and the quartiles of a speed."""
         if rows.empty:
             return
+        is_size = column == "size_bytes"
         axes.errorbar(
-            rows[column] / (self.unit_bytes if column == "size_bytes" else 1),
+            rows[column] / (self.unit_bytes if is_size else 1),
             self.scale * rows["value"],
+            xerr=None if is_size else [rows[column] - rows[f"{column}_q1"], rows[f"{column}_q3"] - rows[column]],
             yerr=self.scale * rows["stderr"].fillna(0),
             fmt=marker,
             color=color,
-            markersize=size,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
             elinewidth=1.2,
             capsize=2.5,
             label=label,
+            **(FILLED | style),
         )
 
     def landmarks(self, axes: Axes, column: str) -> None:
         """Base, full-size super-network and the recommended network, in FP16."""
         half = self.summary[self.summary["precision"] == "fp16"]
-        self.points(axes, half[half["role"] == "full"], column, GREEN, "s", "full-size super-network, FP16")
-        self.points(axes, half[half["role"] == "pretrained"], column, RED, "*", "pre-trained base, FP16", size=14)
+        full, base = half[half["role"] == "full"], half[half["role"] == "pretrained"]
+        self.points(axes, full, column, GREEN, "s", "full-size super-network, FP16", **HOLLOW, markeredgecolor=GREEN)
+        self.points(axes, base, column, RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
         picked = half[half["recommended"]]
         axes.scatter(
             picked[column] / self.unit_bytes,
@@ -224,13 +230,16 @@ class _Task:
             label="recommended",
         )
 
-    def front_line(self, axes: Axes, rows: pd.DataFrame, color: str) -> None:
-        """Join the points of one precision that none of the others dominates: a front of measured values."""
+    def front_line(self, axes: Axes, rows: pd.DataFrame, column: str, color: str) -> None:
+        """Join the points of one precision that no other dominates: small or fast, and good, as measured."""
         if rows.empty:
             return
+        is_size = column == "size_bytes"
         cost = [-self.metric.improvement(value, 0.0) for value in rows["value"]]
-        front = rows[non_dominated(np.column_stack([rows["size_bytes"], cost]))].sort_values("size_bytes")
-        axes.plot(front["size_bytes"] / self.unit_bytes, self.scale * front["value"], color=color, linewidth=1.3)
+        front = rows[non_dominated(np.column_stack([rows[column] if is_size else -rows[column], cost]))]
+        front = front.sort_values(column)
+        x = front[column] / (self.unit_bytes if is_size else 1)
+        axes.plot(x, self.scale * front["value"], color=color, linewidth=1.3)
 
     def front(self, members: pd.DataFrame, column: str) -> pd.DataFrame:
         """The members of a front that no other beats in `column` and metric, ascending in `column`."""
@@ -239,9 +248,13 @@ class _Task:
         return members[best].sort_values(column)
 
     def chance_line(self, axes: Axes) -> None:
+        """Where guessing is; off the axis, which belongs to the networks, it is named in the legend only."""
         chance = float(self.summary["chance"].iloc[0])
-        if not math.isnan(chance):
+        low, high = axes.get_ylim()
+        if low <= self.scale * chance <= high:
             axes.axhline(self.scale * chance, color="black", linestyle=":", linewidth=1, label="chance")
+        elif not math.isnan(chance):
+            axes.plot([], [], " ", label=f"chance, off the axis: {self.metric.text(chance)}")
 
     def size_axes(self, figure: Figure, axes: Axes) -> None:
         """Decimal unit below, binary unit above: the paper's GB is GiB."""

@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -183,13 +184,14 @@ def layers_drawing(by_layers: pd.DataFrame, metric: Metric, title: str) -> str:
     """Stacked bars, one per percentile: the share of each layer count, and how many networks a bar is of (SVG)."""
     with _drawing(5.6, 3.8) as figure:
         axes = figure.add_subplot()
-        bars = [f"{percentile}" for percentile in PERCENTILES]
+        bars = range(len(PERCENTILES))
         bottom = np.zeros(len(bars))
-        for color, (layers, own) in zip(COLORS, by_layers.groupby("layers"), strict=False):
-            axes.bar(bars, own["probability"], bottom=bottom, color=color, label=f"{layers} layers")
+        for color, (layers, own) in zip(cycle(COLORS), by_layers.groupby("layers"), strict=False):
+            axes.bar(bars, own["probability"], bottom=bottom, color=color, edgecolor="white", label=f"{layers} layers")
             bottom += own["probability"].to_numpy()
-        for bar, networks in enumerate(by_layers.drop_duplicates("percentile")["networks"]):
+        for bar, networks in zip(bars, by_layers.drop_duplicates("percentile")["networks"], strict=True):
             axes.text(bar, 1.01, f"{networks}", ha="center", va="bottom", fontsize=9)
+        axes.set_xticks(bars, [f"{percentile}" for percentile in PERCENTILES])
         axes.set(
             ylim=(0, 1.1), ylabel="share of the networks (number: above)", xlabel=f"{metric.name}: percentile and above"
         )
@@ -205,8 +207,15 @@ def maps_drawing(by_width: pd.DataFrame, metric: Metric, title: str) -> str:
         panels = figure.subplots(top["layers"].nunique(), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (layers, own) in zip(panels, top.groupby("layers"), strict=True):
             bottom = np.zeros(own["layer"].nunique())
-            for color, (width, share) in zip(COLORS, own.groupby("width", sort=False), strict=False):
-                axes.bar(share["layer"], share["probability"], bottom=bottom, color=color, label=f"{width}")
+            for color, (width, share) in zip(cycle(COLORS), own.groupby("width", sort=False), strict=False):
+                axes.bar(
+                    share["layer"],
+                    share["probability"],
+                    bottom=bottom,
+                    color=color,
+                    edgecolor="white",
+                    label=f"{width}",
+                )
                 bottom += share["probability"].to_numpy()
             axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
             networks, threshold = own["networks"].iloc[0], metric.text(own["threshold"].iloc[0])
