@@ -1,13 +1,13 @@
-"""How much front a search finds per evaluation, on tables of every network's real score (`snakemake exhaustive`).
+"""How much front a search finds per evaluation, on tables of every network's real score.
 
-    python benchmarks/search.py --tables <folder>/results/exhaustive/*.csv [--seeds 20] [--jobs 2]
+    python benchmarks/search.py --tables benchmarks/data/*.csv.gz [--seeds 20] [--jobs 2]
 
 Runs each algorithm on each table with each seed, by the code of the workflow's stages. Nothing is evaluated: a score is
 looked up. Hypervolume is of (parameters, metric), between the smallest and the largest network and from the table's
 worst score on, as a share of the true front's, after every fifth evaluation in the order of candidates.csv. Prints
 `default` against `strict`, table by table: medians, the difference paired by seed, and the median number of evaluations
 until strict LINAS's own median at 250 is reached; then every algorithm's medians and 5-95 % range, the share of the
-true front that it finds, repeats and seconds. Writes benchmarks/search.csv and docs/figures/search.svg.
+true front that it finds, repeats and seconds. Writes benchmarks/search.csv.gz and docs/figures/search.svg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llama_nas.artifacts import derived_seed, read_json, read_table, write_table
+from llama_nas.artifacts import derived_seed, read_json, read_table
 from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import algorithm
@@ -83,20 +83,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/search.csv")
+    parser.add_argument("--known", type=Path, nargs="*", default=[], help="CSVs of earlier calls, not to be run again")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/search.csv.gz")
     parser.add_argument("--figure", type=Path, default=REPOSITORY / "docs/figures/search.svg")
     args = parser.parse_args()
     if len({stem(path) for path in args.tables}) < len(args.tables):
         sys.exit("--tables: two files of the same name; results are told apart by it")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [row for path in args.known for row in pd.read_csv(path).to_dict("records")]
+    known = {(row["table"], row["algorithm"]) for row in rows}
     with ProcessPoolExecutor(args.jobs) as processes:
         for path, name in product(args.tables, args.algorithms):
+            if (stem(path), name) in known:
+                continue
             start = time.perf_counter()
             for of_seed in processes.map(partial(measure, path, name), range(args.seeds)):
                 rows += of_seed
             print(f"{stem(path)}: {name}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     result = pd.DataFrame(rows)
-    write_table(args.output, result)
+    result.to_csv(args.output, index=False)
     figure(result, args.figure)
     print(markdown(result))
 
