@@ -1,6 +1,6 @@
 """The reduced world in the images of `make images`, by `snakemake --sdm apptainer`, as a user without privileges.
 
-.ci/run builds the smallest image and runs what needs no other (`-k search_image`); all of it: docs/cluster.md.
+Run by hand (`make test-containers`, docs/cluster.md); with PYTEST_ARGS="-k search" what needs only the search image.
 """
 
 import os
