@@ -40,7 +40,7 @@ def test_default_config_dry_run():
     )
     assert result.returncode == 0, result.stderr
     counts = jobs(result)
-    assert counts["evaluate"] == 25 and counts["propose"] == 20 and counts["front"] == 5
+    assert counts["evaluate"] == 50 and counts["propose"] == 45 and counts["front"] == 5
 
 
 def test_direct_target_needs_no_search(run):
