@@ -260,7 +260,8 @@ def figure(result: pd.DataFrame, path: Path) -> None:
         axes.grid(alpha=0.3)
     for axes in panels.flat[len(tables) :]:
         axes.remove()
-    drawing.supylabel("hypervolume, share of the true front's; median, 5-95 %")
+    drawing.supylabel("share of the true hypervolume", fontsize="medium")
+    drawing.suptitle("Median and 5-95 % range of the seeds", fontsize="medium")
     panels[0, 0].legend(loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path)
