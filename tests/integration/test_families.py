@@ -87,7 +87,7 @@ def run(request, tmp_path_factory) -> Path:
         f"--output {f}/predictor.json"
     )
     searched = f"--model {f}/base --task {f}/task --evaluations {f}/evaluations.csv"
-    stage(f"front {searched} --widths 96 48 --output {f}/front.csv")
+    stage(f"front {searched} {SPACE} --output {f}/front.csv")
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --output {f}/subnets/01x0")
     stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --form padded --output {f}/padded/01x0")
     for precision in ("int8", "nf4"):
