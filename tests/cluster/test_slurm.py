@@ -1,6 +1,6 @@
 """The reduced world through profiles/slurm on a real SLURM; its training, on two nodes, is requeued and cancelled.
 
-Run by hand (`make test-slurm`, docs/cluster.md): it needs root and starts daemons.
+A part of .ci/run, and `make test-slurm` (docs/cluster.md): it needs root and starts daemons.
 """
 
 import shutil
