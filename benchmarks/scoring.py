@@ -17,7 +17,6 @@ Writes benchmarks/scoring.json and prints it as tables. Needs the machine for it
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_nas.artifacts import read_json, write_json
+from llama_nas.costs import device_name
 from llama_nas.elastic import load_elastic
 from llama_nas.harness import TrieLM
 from llama_nas.scoring.score import GroupRun, full_network, score_trie
@@ -76,7 +76,7 @@ def main() -> None:
         parser.error("--run: the folder of a finished default run is needed")
     results = args.run.resolve() / "results"
     with tempfile.TemporaryDirectory() as temporary:
-        device = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+        device = device_name(args.device)
         record: dict[str, Any] = {"device": device, "dtype": args.dtype, "threads": args.threads}
         folder = random_llama(Path(temporary) / "model", args.hub.resolve())
         record["real"] = measure_real(
@@ -91,7 +91,7 @@ def main() -> None:
 def renew_attention(args: argparse.Namespace) -> None:
     """Measure attention and put it into the last whole run's record, which must be of the same device and dtype."""
     record = read_json(args.output)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+    device = device_name(args.device)
     if (record["device"], record["dtype"], record["threads"]) != (device, args.dtype, args.threads):
         raise SystemExit(f"{args.output}: is of another device, dtype or number of threads; run the whole benchmark")
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,12 +103,6 @@ def renew_attention(args: argparse.Namespace) -> None:
         }
     write_json(args.output, record)
     print(attention_table(record))
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def measure_real(model: Any, folder: Path, hub: Path, results: Path) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from llama_nas.analysis.figures import NO_METADATA, STYLE
 from llama_nas.artifacts import derived_seed, read_json, read_table
 from llama_nas.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding
@@ -245,6 +247,7 @@ def markdown(result: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+@rc_context(STYLE)
 def figure(result: pd.DataFrame, path: Path) -> None:
     """One panel per table: median and 5-95 % band against evaluations."""
     tables = list(result["table"].unique())
@@ -262,9 +265,9 @@ def figure(result: pd.DataFrame, path: Path) -> None:
         axes.remove()
     drawing.supylabel("share of the true hypervolume", fontsize="medium")
     drawing.suptitle("Median and 5-95 % range of the seeds", fontsize="medium")
-    panels[0, 0].legend(loc="lower right")
+    panels[0, 0].legend(loc="lower right", frameon=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(path)
+    drawing.savefig(path, metadata=NO_METADATA if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,39 @@ def kept_one_hot(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
     return encoding.one_hot(space, genotypes) * kept
 
 
+def stock_nsga2(space: SearchSpace, objectives, start, generations: int, operators, excess=None):
+    """pymoo's NSGA-II with seed 7, set up to go generation by generation. excess: its constraint, at most 0, [n]."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+
+    class Stock(Problem):
+        def __init__(self):
+            shape = {
+                "n_var": len(space.bounds),
+                "n_obj": objectives(start).shape[1],
+                "n_ieq_constr": int(excess is not None),
+            }
+            super().__init__(**shape, xl=0, xu=space.bounds - 1, vtype=int)
+
+        def _evaluate(self, X, out, *args, **kwargs):
+            out["F"] = objectives(X)
+            if excess is not None:
+                out["G"] = excess(X)
+
+    rounded = {"vtype": float, "repair": RoundingRepair()}
+    stock = NSGA2(
+        pop_size=len(start),
+        sampling=start,
+        crossover=SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **rounded),
+        mutation=PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **rounded),
+    )
+    stock.setup(Stock(), termination=("n_gen", generations), seed=7)
+    return stock
+
+
 class SyntheticTask:
     """Accuracy (or loss) of every network of a space: layers of unequal worth, pairs that interact, and item noise.
 

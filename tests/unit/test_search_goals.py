@@ -6,7 +6,18 @@ import logging
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, TASK, THREE_WIDTHS, Run, SyntheticTask, goals, kept_one_hot
+from search_cases import (
+    OPERATORS,
+    SHAPE,
+    SPACE,
+    TASK,
+    THREE_WIDTHS,
+    Run,
+    SyntheticTask,
+    goals,
+    kept_one_hot,
+    stock_nsga2,
+)
 
 from llama_nas.artifacts import read_table
 from llama_nas.errors import UserError
@@ -101,12 +112,6 @@ def test_what_no_network_meets_leaves_those_nearest_to_it():
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none allowed", "half", "all"])
 def test_constraints_and_three_objectives_are_pymoos_bit_by_bit(share):
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-    from pymoo.core.problem import Problem
-    from pymoo.operators.crossover.sbx import SBX
-    from pymoo.operators.mutation.pm import PM
-    from pymoo.operators.repair.rounding import RoundingRepair
-
     space, operators = THREE_WIDTHS, nsga.Operators(0.8, 5.0, 0.5, 3.0)
     start = sampling.uniform(space, 30, np.random.default_rng(1))
     limit = {0.0: -100.0, 0.5: np.median(worse(start)), 1.0: 100.0}[share]
@@ -115,22 +120,7 @@ def test_constraints_and_three_objectives_are_pymoos_bit_by_bit(share):
         layers = (genotypes[:, 1:] == 1).sum(axis=1)
         return np.column_stack([encoding.parameters(space, SHAPE, genotypes), layers, worse(genotypes)])
 
-    class Stock(Problem):
-        def __init__(self):
-            super().__init__(n_var=13, n_obj=3, n_ieq_constr=1, xl=0, xu=space.bounds - 1, vtype=int)
-
-        def _evaluate(self, X, out, *args, **kwargs):
-            out["F"] = objectives(X)
-            out["G"] = worse(X) - limit
-
-    rounded = {"vtype": float, "repair": RoundingRepair()}
-    stock = NSGA2(
-        pop_size=30,
-        sampling=start,
-        crossover=SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **rounded),
-        mutation=PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **rounded),
-    )
-    stock.setup(Stock(), termination=("n_gen", 15), seed=7)
+    stock = stock_nsga2(space, objectives, start, 15, operators, lambda genotypes: worse(genotypes) - limit)
     violation = lambda genotypes, values: np.maximum(values[:, -1] - limit, 0)  # noqa: E731
     ours = nsga.nsga2(space, objectives, start, 30, 15, operators, "strict", 7, violation)
     for generation in ours:

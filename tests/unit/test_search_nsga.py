@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot
+from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot, stock_nsga2
 
 from llama_nas.pareto import hypervolume
 from llama_nas.search import encoding, nsga, sampling
@@ -19,33 +19,13 @@ def size_and(value) -> nsga.Objectives:
     ids=["paper", "operators that change more"],
 )
 def test_strict_is_pymoos_nsga2_bit_by_bit(space, operators):
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-    from pymoo.core.problem import Problem
-    from pymoo.operators.crossover.sbx import SBX
-    from pymoo.operators.mutation.pm import PM
-    from pymoo.operators.repair.rounding import RoundingRepair
-
     weights = np.random.default_rng(5).normal(size=len(space.bounds))
 
     def objectives(genotypes):
         return np.column_stack([encoding.parameters(space, SHAPE, genotypes), genotypes @ weights])
 
-    class Stock(Problem):
-        def __init__(self):
-            super().__init__(n_var=len(space.bounds), n_obj=2, xl=0, xu=space.bounds - 1, vtype=int)
-
-        def _evaluate(self, X, out, *args, **kwargs):
-            out["F"] = objectives(X)
-
     start = sampling.uniform(space, 30, np.random.default_rng(1))
-    rounded = {"vtype": float, "repair": RoundingRepair()}
-    stock = NSGA2(
-        pop_size=30,
-        sampling=start,
-        crossover=SBX(prob=operators.crossover_probability, eta=operators.crossover_eta, **rounded),
-        mutation=PM(prob=operators.mutation_probability, eta=operators.mutation_eta, **rounded),
-    )
-    stock.setup(Stock(), termination=("n_gen", 25), seed=7)
+    stock = stock_nsga2(space, objectives, start, 25, operators)
     ours = nsga.nsga2(space, objectives, start, 30, 25, operators, "strict", 7)
     assert len(ours) == 25
     for generation in ours:

@@ -31,8 +31,7 @@ from llama_nas.throughput import WARMUP_RUNS, Phase, run_seconds
 
 log = logging.getLogger(__name__)
 
-# A prediction this close counts as right in latency prediction (nn-Meter, MobiSys 2021: share within 10 %).
-RIGHT = 0.1
+RIGHT = 0.1  # relative error of a prediction that is not warned about; our choice
 LIBRARIES = ("torch", "transformers")
 
 

@@ -43,6 +43,9 @@ COMPUTE = f"--device {config['compute']['device']} --threads {config['compute'][
 EMBEDDED = config["base"]["source"] == "embedded"
 HUB = config.get("data_root", "resources/hub")
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
+# Alone on a workstation. A cluster's job asks for what it uses, and must ask for the same inside the job.
+REMOTE = workflow.remote_exec or not workflow.resource_settings.cores
+ALL_CORES = config["compute"]["threads"] if REMOTE else workflow.resource_settings.cores
 ROUNDS = search_rounds(config)
 SHARDS = config["search"]["shards"]
 OBJECTIVES = config["search"]["objectives"]

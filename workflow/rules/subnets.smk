@@ -156,11 +156,6 @@ rule verify:
         "--supernet {input.supernet} --task {input.task} --benchmark {input.benchmark} --output {output} 2> {log}"
 
 
-# Alone on a workstation. A cluster's job asks for what it uses, and must ask for the same inside the job.
-REMOTE = workflow.remote_exec or not workflow.resource_settings.cores
-ALL_CORES = config["compute"]["threads"] if REMOTE else workflow.resource_settings.cores
-
-
 rule throughput:
     """Measure tokens/s of a task's exported networks; takes all cores, so that it has the machine to itself."""
     input:
