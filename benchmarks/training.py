@@ -2,22 +2,25 @@
 
     python benchmarks/training.py [--device cuda --shape llama2-7b --dtype bf16 --gradient-checkpointing]
 
-One rank, random weights, random rows. Writes benchmarks/training.json and prints three tables:
-forward + backward of networks of the space against their FLOPs; full steps of ours and of a stock model in a stock
-DeepSpeed engine, in turns; peak memory of each, in a process of its own. Communication between ranks is not measured.
+Random weights, random rows. Writes benchmarks/training.json and prints, on one rank: forward + backward of networks
+of the space against their FLOPs; full steps of ours and of a stock model in a stock DeepSpeed engine, in turns; peak
+memory of each, in a process of its own. On several ranks of this machine: what a step spends on forward and backward,
+in the optimizer and on communication, for steps of the full network and of sub-networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +34,10 @@ from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows
 from llama_nas.training.engine import deepspeed_config, make_accelerator, make_engine, make_optimizer
 from llama_nas.training.loss import response_loss
+from llama_nas.training.nodes import Node
+
+if TYPE_CHECKING:
+    from multiprocessing import SimpleQueue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPES = {
@@ -52,6 +59,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="of each network")
     parser.add_argument("--pairs", type=int, default=40, help="steps of ours and of the plain engine, in turns")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=2, help="among which communication is measured; 1: it is not")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/training.json")
     parser.add_argument("--peak-memory-of", choices=["ours", "plain"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -68,6 +76,8 @@ def main() -> None:
             "scaling": scaling(config, rows, args.repeats),
             "pairs": pairs(config, rows, args.pairs),
         }
+        if args.ranks > 1:
+            result["parts"] = parts(dataclasses.replace(config, subnet_steps="alternate"), rows, args.ranks, args.pairs)
     result["peak_memory"] = {name: in_own_process(name) for name in ("ours", "plain")}
     write_json(args.output, result)
     print(markdown(result))
@@ -173,22 +183,26 @@ def pairs(config: TrainingConfig, rows: TokenRows, count: int) -> dict[str, Any]
 
 def join_alone(config: TrainingConfig) -> None:
     """Make this process the only rank of a run."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
-    worker.prepare_process(0, config, store.port)
+    store = rendezvous(1)
+    worker.prepare_process(0, config, Node(port=store.port))
     join_alone.store = store  # type: ignore[attr-defined]  # served as long as this process lives
 
 
+def rendezvous(ranks: int) -> torch.distributed.TCPStore:
+    return torch.distributed.TCPStore("127.0.0.1", 0, ranks, is_master=True, wait_for_workers=False)
+
+
 def our_step(config: TrainingConfig, rows: TokenRows) -> Any:
-    """A function of the step number that trains a full step as `llama-nas finetune` does; returns optimizer seconds."""
+    """A function of the step number: trains that step as `llama-nas finetune` does, returns its optimizer time."""
     accelerator = make_accelerator(config, ModelShape.from_folder(config.base).parameters(config.space.full))
     engine = make_engine(accelerator, config)
     order, spent = worker.batch_order(config, rows), [0.0]
     engine_step = engine.step
 
     def timed_step(*args: Any, **kwargs: Any) -> None:
-        start = now(config.device)
+        start, before = now(config.device), communicated()
         engine_step(*args, **kwargs)
-        spent[0] = now(config.device) - start
+        spent[0] = now(config.device) - start - (communicated() - before)
 
     engine.step = timed_step
 
@@ -197,6 +211,50 @@ def our_step(config: TrainingConfig, rows: TokenRows) -> Any:
         return spent[0]
 
     return run
+
+
+def parts(config: TrainingConfig, rows: TokenRows, ranks: int, count: int) -> dict[str, Any]:
+    """What the first of `ranks` ranks spends a step's seconds on; each has the rows of a one-rank step."""
+    config = dataclasses.replace(config, ranks=ranks, global_batch=config.micro_batch * ranks)
+    store, results = rendezvous(ranks), get_context("spawn").SimpleQueue()
+    node = Node(port=store.port)
+    torch.multiprocessing.spawn(parts_of_rank, (node, config, rows, count, results), nprocs=ranks)
+    return {"ranks": ranks, **results.get()}
+
+
+def parts_of_rank(
+    index: int, node: Node, config: TrainingConfig, rows: TokenRows, steps: int, results: SimpleQueue
+) -> None:
+    """Median seconds of full and of sub-network steps and of their parts, from the first rank.
+
+    Communication is the time in DeepSpeed's collectives, with the wait for the slowest rank.
+    """
+    worker.prepare_process(index, config, node)
+    run = our_step(config, rows)
+    import deepspeed.comm
+
+    deepspeed.comm.configure(enabled=True, prof_all=True)  # every collective of DeepSpeed is waited for and timed
+    kinds: dict[str, list[list[float]]] = {"full": [], "subnet": []}
+    for step in range(steps + 2):
+        start, before = now(config.device), communicated()
+        optimizer = run(step)
+        seconds, communication = now(config.device) - start, communicated() - before
+        arithmetic = seconds - optimizer - communication
+        kinds["full" if step % 2 == 0 else "subnet"].append([seconds, arithmetic, optimizer, communication])
+    if index == 0:
+        names = ("step", "forward and backward", "optimizer", "communication")
+        results.put({k: dict(zip(names, np.median(own[1:], axis=0).tolist(), strict=True)) for k, own in kinds.items()})
+    torch.distributed.destroy_process_group()
+
+
+def communicated() -> float:
+    """Seconds that this rank has spent in DeepSpeed's collectives since they are timed.
+
+    From the timers: the records that DeepSpeed 0.19.8 logs from them are running totals.
+    """
+    from deepspeed.comm.comm import timers
+
+    return sum(timer.elapsed(reset=False) for timer in timers.get_timers().values()) / 1000
 
 
 def plain_step(config: TrainingConfig, rows: TokenRows) -> Any:
@@ -275,6 +333,13 @@ def markdown(result: dict[str, Any]) -> str:
               f"(95 %: {timing['interval'][0]:.3f} to {timing['interval'][1]:.3f}) |",
               f"| peak memory, GB | {memory['ours'] / 1e9:.3f} | {memory['plain'] / 1e9:.3f} | "
               f"{memory['ours'] / memory['plain']:.3f} |"]  # fmt: skip
+    if "parts" in result:
+        names = list(result["parts"]["full"])
+        lines += ["", f"| {result['parts']['ranks']} ranks, median seconds | {' | '.join(names)} |",
+                  "|---|" + "---|" * len(names)]  # fmt: skip
+        for kind, label in (("full", "full network"), ("subnet", "sub-network")):
+            own = result["parts"][kind]
+            lines.append(f"| {label} | {' | '.join(f'{own[name]:.3f}' for name in names)} |")
     return "\n".join(lines)
 
 
