@@ -10,7 +10,7 @@ from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
 from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import find_patterns
 from llama_nas.analysis.report import write_report
-from llama_nas.analysis.summary import summarize_task
+from llama_nas.analysis.summary import HELD_OUT, summarize_task
 from llama_nas.artifacts import read_table
 
 HIDDEN, VOCABULARY, LAYERS, WIDTHS = 64, 512, 6, (176, 88)
@@ -122,7 +122,7 @@ class Run:
                 for id in members
             ]
         )
-        self.write(f"search/{name}/front.csv", front)
+        self.write(f"search/{name}/front.csv", front.reindex(columns=[*front.columns, *HELD_OUT]))
         self.write(
             f"agreement/{name}.json",
             {

@@ -40,7 +40,7 @@ def test_default_config_dry_run():
     )
     assert result.returncode == 0, result.stderr
     counts = jobs(result)
-    assert counts["evaluate"] == 50 and counts["propose"] == 45 and counts["front"] == 5
+    assert counts["evaluate"] == 55 and counts["propose"] == 45 and counts["finalists"] == 5 and counts["front"] == 5
 
 
 def test_direct_target_needs_no_search(run):
@@ -286,7 +286,7 @@ def test_slurm_profile_dry_run(tmp_path):
         text=True, capture_output=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert jobs(result)["evaluate"] == 50
+    assert jobs(result)["evaluate"] == 55  # 10 rounds and the finalists, of 5 tasks
 
 
 def test_workflow_is_clean():

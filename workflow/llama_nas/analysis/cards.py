@@ -48,8 +48,8 @@ def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Pat
 def scores(table: pd.DataFrame, model: str) -> str:
     """Markdown: one row per task and precision, and what the numbers rest on."""
     lines = [
-        "Stock lm-eval on this network's checkpoints, ± one standard error. The network was selected on these very",
-        "items, so its scores are optimistic; the base was not.",
+        "Stock lm-eval on this network's checkpoints, ± one standard error. The network was selected on these items,",
+        "or on some of them, so its scores are optimistic; the base was not.",
         "",
         "| task | precision | size | score | base, FP16 | difference |",
         "|---|---|---|---|---|---|",

@@ -88,6 +88,18 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """A front member's score where the search looked and where it did not, as printed."""
+
+    network: Network
+    searched: str
+    held_out: str
+    items: str
+    difference: str  # to the full-size super-network, on the held-out items
+    p_value: str
+
+
+@dataclass(frozen=True)
 class PredictorRound:
     """The predictor fitted after one round: what it was and how well it ranked networks it had not seen."""
 
@@ -115,6 +127,7 @@ class TaskSection:
     facts: dict[str, str]
     unjudged: bool  # whether the metric has no standard error
     figures: dict[str, str]  # SVG by name
+    held_out: list[HeldOut]  # empty if the search looked at all items
     agreement: Agreement
     predictors: list[PredictorRound]
 
@@ -156,6 +169,7 @@ def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predic
         unjudged=math.isnan(base_row["stderr"]),
         facts=facts(table, metric),
         figures={name: drawn[f"{task}_{name}"].read_text(encoding="utf-8") for name in names},
+        held_out=[held_out(n, rows[n.name, REFERENCE_PRECISION], metric) for n in networks if looked_at_some(n, rows)],
         agreement=agreement_line(check, metric),
         predictors=predictor_rounds([read_keys(path, PREDICTOR_KEYS) for path in predictors], task),
     )
@@ -239,6 +253,23 @@ def gain(row: Row, reference: Row, metric: Metric) -> Gain:
     return Gain(
         text=metric.difference_text(row["value"] - reference["value"]),
         verdict=metric.verdict(row["value"], row["stderr"], reference["value"], reference["stderr"]),
+    )
+
+
+def looked_at_some(network: Network, rows: Rows) -> bool:
+    """Whether items were held out of the search that found this network."""
+    row = rows.get((network.name, REFERENCE_PRECISION))
+    return row is not None and not math.isnan(row["held_out_items"])
+
+
+def held_out(network: Network, row: Row, metric: Metric) -> HeldOut:
+    return HeldOut(
+        network=network,
+        searched=metric.text(row["searched"]),
+        held_out=metric.text(row["held_out"], row["held_out_stderr"]),
+        items=f"{row['held_out_items']:,.0f}",
+        difference=metric.difference_text(row["difference_to_full"]),
+        p_value="–" if math.isnan(row["p_value"]) else f"{row['p_value']:.2g}",
     )
 
 

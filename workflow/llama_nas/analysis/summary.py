@@ -29,11 +29,20 @@ BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_si
 PHASES = {"prefill": "", "decode": "decode_", "decode_saturated": "decode_saturated_"}  # phase -> prefix of its columns
 MEASURED = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3", "limit_tokens_per_second"]
 SPEED_COLUMNS = [prefix + column for prefix in PHASES.values() for column in MEASURED]
+HELD_OUT = [
+    "searched",
+    "held_out",
+    "held_out_stderr",
+    "held_out_items",
+    "difference_to_full",
+    "p_value",
+]  # of front.csv
 SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "new_tokens", "repeats"]
 SUMMARY_COLUMNS = (
     *("task", "model", "role", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
     *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
     *("finetuning_difference", "search_difference", "precision_difference", *SPEED_COLUMNS, "throughput_setting"),
+    *HELD_OUT,
     *("on_front", "higher_is_better", "chance", "lm_eval_task", "subtasks", "num_fewshot", "limit"),
     *("requests", "truncated_requests", "batch_size", "int8_threshold", "versions"),
 )
@@ -60,7 +69,7 @@ def summarize_task(
     settings = read_keys(task / "task.json", TASK_KEYS)
     metric = settings["metric"]
     found = read_table(evaluations, ["round", "subnet_id", "layers", "size_bytes", metric, "items"])
-    on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items"])
+    on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items", *HELD_OUT])
     speeds = read_table(throughput, ["model", "precision", "phase", *MEASURED, *SPEED_SETTINGS])
     if read_keys(agreement, ["task"])["task"] != settings["task"]:
         raise UserError(f"{agreement}: not about task '{settings['task']}'")
@@ -123,6 +132,7 @@ def summary_table(
     finetuning_difference (full-size super-network - base), search_difference (network - full-size super-network, all
     FP16) and precision_difference (this precision - FP16 of the same network). Differences are plain, row minus
     reference: for a minimised metric a negative one is the better; `verdict` has the direction and the noise right.
+    The columns HELD_OUT are those of front.csv, by the search's scorer on the super-network, in every precision.
     """
     metric = Metric(settings["metric"], settings["higher_is_better"])
     full_id = "0" * shape.num_hidden_layers
@@ -182,6 +192,8 @@ def summary_table(
     table = pd.DataFrame(rows)
     exported = table[(table["role"] != "pretrained") & (table["precision"] == REFERENCE_PRECISION)]
     table["recommended"] = table["model"] == recommended(exported, metric)
+    held_out = on_front[["subnet_id", *HELD_OUT]].rename(columns={"subnet_id": "model"})
+    table = table.merge(held_out, on="model", how="left", validate="many_to_one")
     order = ["role", "parameters", "model", "precision"]
     return with_speed(table, speeds)[list(SUMMARY_COLUMNS)].sort_values(order, key=_row_order, ignore_index=True)
 
