@@ -93,6 +93,7 @@ REACHES = {
     "gguf_file.py": "gguf",
     "harness.py": "score",
     "hf_folder.py": LOADS,
+    "machine.py": "evaluate measure-costs",
     "model_card.py": "export quantize",
     "modeling_subnet.py": LOADS,
     "pareto.py": "sample propose finalists front enumerate-space tabulate summarize cards patterns heuristics report",

@@ -10,9 +10,10 @@ import pytest
 import llama_nas
 
 PACKAGE = Path(llama_nas.__file__).parent
-CORE = {"space", "pareto", "artifacts", "errors", "progress", "units"}
+CORE = {"space", "pareto", "artifacts", "errors", "machine", "progress", "units"}
 MAY_IMPORT = {
     "errors": set(),
+    "machine": set(),
     "progress": set(),
     "units": {"errors"},
     "space": {"errors"},

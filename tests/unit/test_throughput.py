@@ -1,5 +1,7 @@
 """Throughput: models take turns, the statistics are right, the columns are the contract's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,15 @@ def test_arithmetic_and_bytes_of_a_pass_are_those_of_the_model(models):
     decode = Phase("decode", 3, 1, 4, 16)
     weights = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
     cached = 3 * 2 * 6 * 4 * 8 * 4 * (17 + 18 + 19 + 20)  # rows, keys and values, layers, key heads, size, bytes
-    assert decode.bytes(entry) == 4 * weights + cached
+    assert decode.bytes(entry, "cpu") == 4 * weights + cached
+
+    half = replace(entry, precision="fp16")
+    assert decode.bytes(half, "cpu") == 4 * weights + cached  # computed in float32
+    assert decode.bytes(half, "cuda") == (4 * weights + cached) / 2
+    linears = [p for name, p in model.named_parameters() if "_proj" in name]
+    matrices, scales = sum(p.numel() for p in linears), sum(4 * p.shape[0] for p in linears)
+    quantized = decode.bytes(replace(entry, precision="int8"), "cpu")
+    assert quantized == 4 * (matrices + scales) + 4 * (weights - 4 * matrices) + cached
 
 
 @pytest.mark.parametrize(

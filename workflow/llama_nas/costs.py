@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import product
@@ -25,6 +24,7 @@ import torch
 from llama_nas.artifacts import derived_seed, read_json, write_json
 from llama_nas.errors import UserError
 from llama_nas.hf_folder import check_base, load_model
+from llama_nas.machine import device_name
 from llama_nas.progress import track
 from llama_nas.space import SearchSpace, Subnet
 from llama_nas.throughput import WARMUP_RUNS, Phase, run_seconds
@@ -214,15 +214,3 @@ def _report(phase: str, rows: Sequence[dict[str, Any]]) -> float:
                 row["measured_q3"], 100 * row["relative_error"],
             )  # fmt: skip
     return largest
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or the processor's."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

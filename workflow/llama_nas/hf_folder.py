@@ -92,24 +92,31 @@ def stored_quantization(config: dict) -> str | None:
     return "int8" if quantization.get("load_in_8bit") else str(quantization.get("bnb_4bit_quant_type", "unknown"))
 
 
-def set_arithmetic(model: Any, precision: str, device: str) -> str:
-    """Let a loaded model compute in what its device is good at; returns the name of that torch dtype.
+def arithmetic(precision: str, device: str) -> str:
+    """Name of the torch dtype in which a device computes weights of a precision, which is how they are stored.
 
-    A precision is how weights are stored. GPUs compute FP16 weights, and what is not quantized beside INT8 and NF4
-    ones, in FP16. CPUs compute them in float32, which is faster there and rounds less (benchmarks/arithmetic.py): the
-    weights keep their FP16 values, quantized ones their bytes. LLM.int8 quantizes its inputs from FP16 all the same.
+    GPUs compute FP16 weights, and what is not quantized beside INT8 and NF4 ones, in FP16. CPUs compute them in
+    float32, which is faster there and rounds less (benchmarks/arithmetic.py).
+    """
+    return "float32" if device == "cpu" and DTYPES[precision] == "float16" else DTYPES[precision]
+
+
+def set_arithmetic(model: Any, precision: str, device: str) -> str:
+    """Let a loaded model compute as `arithmetic` says; returns that dtype's name.
+
+    Weights keep their FP16 values, quantized ones their bytes. LLM.int8 quantizes its inputs from FP16 all the same.
     """
     import torch
 
-    if device != "cpu" or DTYPES[precision] != "float16":
-        return DTYPES[precision]
+    if (dtype := arithmetic(precision, device)) == DTYPES[precision]:
+        return dtype
     torch.nn.Module.float(model)  # transformers' own refuses quantized models; integers stay integers
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # a 4-bit linear
             module.compute_dtype = torch.float32
     # It would say at every call of an INT8 linear that its input becomes FP16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return "float32"
+    return dtype
 
 
 def check_precision(folder: Path, precision: str) -> None:

@@ -24,9 +24,9 @@ from transformers import DynamicCache
 
 from llama_nas.artifacts import read_json, write_table
 from llama_nas.errors import UserError
-from llama_nas.hf_folder import load_model, network_of, set_arithmetic, weight_files
+from llama_nas.hf_folder import arithmetic, load_model, network_of, set_arithmetic, weight_files
 from llama_nas.progress import track
-from llama_nas.space import PRECISIONS, ModelShape, Subnet
+from llama_nas.space import PRECISIONS, QUANTIZED, ModelShape, Subnet
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,19 @@ class Phase:
         head = 2 * shape.vocab_size * shape.hidden_size
         return self.batch * self.steps * (self.tokens * per_token + head)
 
-    def bytes(self, entry: Entry) -> float:
-        """Read in all steps: the weights once a step, but of an untied embedding only rows, and the cache."""
+    def bytes(self, entry: Entry, device: str) -> float:
+        """Read in all steps: the weights once a step, but of an untied embedding only rows, and the cache.
+
+        What is not quantized lies in memory as the device computes it: FP16 weights as float32 on a CPU.
+        """
         shape = entry.shape
-        item = 4 if entry.precision == "fp32" else 2
+        item = 4 if arithmetic(entry.precision, device) == "float32" else 2
+        floats, quantized = shape.parameters(entry.network), 0
+        if entry.precision in QUANTIZED:
+            floats -= shape.decoder_weights(entry.network)
+            quantized = shape.size_bytes(entry.network, entry.precision) - 2 * floats
         rows_only = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
-        weights = shape.size_bytes(entry.network, entry.precision) - rows_only * item
+        weights = quantized + (floats - rows_only) * item
         position = 2 * entry.network.layers * shape.num_key_value_heads * shape.head_dim * item
         attended = self.context + (self.tokens * self.steps + 1) / 2
         return self.steps * (weights + self.batch * position * attended)
@@ -86,14 +93,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Device:
-    """What the device was measured to do in the faster of FP32 and BF16: FLOP/s, and bytes/s of reading memory."""
+    """What a device was measured to do in the faster of FP32 and BF16: FLOP/s, and bytes/s of reading memory."""
 
+    name: str  # cpu or cuda
     flops: float
     bytes: float
 
     def limit(self, entry: Entry, phase: Phase) -> float:
         """Tokens/s that neither arithmetic nor memory allows to exceed."""
-        seconds = max(phase.flops(entry) / self.flops, phase.bytes(entry) / self.bytes)
+        seconds = max(phase.flops(entry) / self.flops, phase.bytes(entry, self.name) / self.bytes)
         return phase.batch * phase.tokens * phase.steps / seconds
 
 
@@ -196,7 +204,7 @@ def measure_device(device: str) -> Device:
 
     vector = torch.ones(2**25, device=device)
     rate = vector.nbytes / _best_seconds(vector.sum, vector.device)
-    return Device(max(multiply(torch.float32), multiply(torch.bfloat16)), rate)
+    return Device(device, max(multiply(torch.float32), multiply(torch.bfloat16)), rate)
 
 
 def _best_seconds(work: Callable[[], Any], device: torch.device, runs: int = 5) -> float:

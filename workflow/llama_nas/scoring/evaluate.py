@@ -15,6 +15,7 @@ import torch
 from llama_nas.artifacts import read_table, write_json, write_table
 from llama_nas.elastic import load_elastic
 from llama_nas.errors import UserError
+from llama_nas.machine import device_name
 from llama_nas.scoring.metrics import answered_right, compute_metrics
 from llama_nas.scoring.score import score
 from llama_nas.scoring.sharing import layer_passes, plan
@@ -99,7 +100,7 @@ def evaluate_shard(
             "layer_passes_saved": scores.unshared_layer_passes - scores.layer_passes,
             "tokens_per_second": distinct / seconds,
             "dtype": dtype,
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+            "device": device_name(device),
             "threads": threads,
             "host": platform.node(),
         },
