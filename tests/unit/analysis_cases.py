@@ -1,6 +1,7 @@
 """A small synthetic run whose numbers can be computed by hand, shared by the tests of the analysis and of its page."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,10 @@ def scores(base: float, full: float, medium: float, small: float, int8_loss: flo
     return {(model, "fp16"): value for model, value in fp16.items()} | {
         (model, "int8"): value - int8_loss for model, value in fp16.items()
     }
+
+
+def text(page: str) -> str:
+    """The page's words without markup and figures, white space folded."""
+    page = re.sub(r"<(svg|style|head)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    page = re.sub(r"<[^>]+>", "", re.sub(r"<(td|th|br)\b", r" <\1", page))
+    return re.sub(r"\s+", " ", page).replace("\xad", "").strip()

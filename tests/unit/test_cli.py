@@ -34,8 +34,7 @@ def run_raising(monkeypatch, error: Exception) -> int:
     def stage(args):
         raise error
 
-    monkeypatch.setitem(cli.STAGES, "front", stage)
-    monkeypatch.setattr(stage, "__name__", "front", raising=False)
+    monkeypatch.setattr(cli.STAGES["front"], "front", stage)
     arguments = "front --model m --depths 1 --widths 8 --task t --evaluations e --output o"
     return cli.main(arguments.split())
 

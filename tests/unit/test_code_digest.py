@@ -63,9 +63,26 @@ def test_templates_and_started_modules_count(package):
 
 
 def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
-    path = package / "cli.py"
+    path = package / "commands/measuring.py"
     edited = path.read_text().replace('"--max-batch", type=int', '"--max-batch", type=float')
     assert changed(lambda: path.write_text(edited)) == {"throughput"}
+    assert changed(append(package / "cli.py", "\nADDED = 1\n")) == set()
+
+
+def test_an_option_of_several_stages_counts_for_those_that_use_it(package):
+    path = package / "commands/options.py"
+    edited = path.read_text().replace('"--population", type=int', '"--population", type=float')
+    assert changed(lambda: path.write_text(edited)) == {"sample", "propose"}
+    edited = edited.replace("return Declared(args.objectives", "return Declared(list(args.objectives)")
+    assert changed(lambda: path.write_text(edited)) == {"sample", "propose", "finalists", "front"}
+
+
+def test_modules_of_stages_hold_functions_only():
+    """A constant or an import beside them would be in no stage's digest."""
+    for path in (module.ROOT / "commands").glob("*.py"):
+        for node in ast.parse(path.read_text()).body[1:]:
+            shared = isinstance(node, ast.ImportFrom) and node.module in ("pathlib", "llama_nas.commands.options")
+            assert isinstance(node, ast.FunctionDef) or shared or path.name == "options.py", path.name
 
 
 def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
@@ -113,7 +130,7 @@ def test_every_module_reruns_the_stages_of_its_room():
     """An edit in analysis/ trains, scores and searches nothing again."""
     reached: dict[str, set[str]] = {}
     for stage in STAGES:
-        for path in module._closure(module._cli_functions(stage)):
+        for path in module._closure(module._stage_functions(stage)):
             reached.setdefault(path.relative_to(module.ROOT).parts[0], set()).add(stage)
     assert {room: stages for room, stages in reached.items() if room not in EVERYWHERE} == {
         room: set(stages.split()) for room, stages in REACHES.items()

@@ -74,7 +74,7 @@ def imported_at_once(nodes: list[ast.stmt]) -> Iterator[str]:
 def imported_by(stage: str) -> set[str]:
     """Top-level names of all modules that a stage imports when it starts."""
     found: set[str] = set()
-    functions = [node for function in code_digest._cli_functions(stage) for node in ast.walk(function)]
+    functions = [node for function in code_digest._stage_functions(stage) for node in ast.walk(function)]
     queue = list(imported_at_once(functions))
     while queue:
         name = queue.pop()

@@ -1,6 +1,6 @@
 """A digest of the code that one stage depends on, so that Snakemake reruns a stage when its code changes meaning.
 
-It covers the stage's pair of functions in `cli.py` with the helpers they use, and every module of this package
+It covers the stage's pair of functions in `commands/` with the helpers they use, and every module of this package
 they reach by imports, followed statically. Comments, docstrings and formatting do not count: an edit in
 `analysis/` never retrains a model.
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 
 def code_digest(stage: str) -> str:
     """First 16 hex digits of the sha256 of everything stage `stage` (a sub-command's name) runs in this package."""
-    functions = _cli_functions(stage)
+    functions = _stage_functions(stage)
     parts = [ast.dump(function) for function in functions]
     for path in sorted(_closure(functions)):
         parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_source(path).meaning}")
@@ -67,10 +67,12 @@ def _source(path: Path) -> _Source:
     return _Source(path)
 
 
-def _cli_functions(stage: str) -> list[ast.FunctionDef]:
-    """The stage's functions in cli.py and the module-level helpers they call, in file order."""
+def _stage_functions(stage: str) -> list[ast.FunctionDef]:
+    """The stage's pair of functions in commands/ and the helpers they call, of options.py and of the pair's module."""
     name = stage.replace("-", "_")
-    functions = _source(ROOT / "cli.py").functions
+    families = (_source(path).functions for path in sorted((ROOT / "commands").glob("*.py")))
+    family = next(functions for functions in families if f"{name}_arguments" in functions)
+    functions = _source(ROOT / "commands/options.py").functions | family
     wanted, queue = set(), [name, f"{name}_arguments"]
     while queue:
         current = queue.pop()
@@ -85,11 +87,11 @@ def _cli_functions(stage: str) -> list[ast.FunctionDef]:
 def _closure(roots: Iterable[ast.AST]) -> set[Path]:
     """Every file of the package that the given syntax trees reach by imports."""
     reached: set[Path] = set()
-    queue = [path for root in roots for path in _uses(ast.walk(root), folder=ROOT)]
+    queue = [path for root in roots for path in _uses(ast.walk(root), folder=ROOT / "commands")]
     while queue:
         path = queue.pop()
-        if path in reached or path.name in ("cli.py", Path(__file__).name):
-            continue  # of cli.py only the stage's own functions count, and a digest does not depend on how it is made
+        if path in reached or path.name == Path(__file__).name:
+            continue  # a digest does not depend on how it is made
         reached.add(path)
         queue.extend(_source(path).uses)
     return reached
