@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from multiprocessing import SimpleQueue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SETTINGS = "device dtype shape gradient_checkpointing rows length repeats pairs threads ranks".split()
 SHAPES = {
     "small": dict(vocab_size=2048, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8),
     "llama2-7b": dict(
@@ -71,7 +72,7 @@ def main() -> None:
             print(json.dumps(peak_memory(args.peak_memory_of, config, rows)))
             return
         result = {
-            "arguments": {key: str(value) for key, value in vars(args).items()},
+            "arguments": {key: str(getattr(args, key)) for key in SETTINGS},
             "parameters": ModelShape.from_folder(config.base).parameters(config.space.full),
             "scaling": scaling(config, rows, args.repeats),
             "pairs": pairs(config, rows, args.pairs),
