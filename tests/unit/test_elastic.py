@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -104,6 +105,24 @@ def test_subnet_is_the_sliced_stock_model(name, subnet):
     expected = logits(sliced_by_hand(stock, subnet))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert (actual - logits(stock)).abs().max() > 0.1, "the sub-network is another function than the whole"
+
+
+def test_narrow_layers_multiply_views_of_the_weights():
+    """No tensor of a sliced weight's shape is computed that is not a view of a parameter."""
+    elastic = make_elastic(build("llama"))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in elastic.parameters()}
+    slices = []
+
+    class Slices(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and tuple(result.shape) in ((24, 32), (32, 24)):
+                slices.append(result.untyped_storage().data_ptr() in weights)
+            return result
+
+    with active(elastic, SUBNETS["narrow"]), Slices():
+        logits(elastic)
+    assert len(slices) >= 3 * 4 and all(slices)
 
 
 @pytest.mark.parametrize("name", MODELS)
