@@ -19,7 +19,7 @@ from search_cases import (
     stock_nsga2,
 )
 
-from llama_nas.artifacts import read_table
+from llama_nas.artifacts import read_json, read_table, write_json
 from llama_nas.errors import UserError
 from llama_nas.search import additive, encoding, nsga, sampling
 from llama_nas.search.algorithms import algorithm
@@ -296,3 +296,18 @@ def test_a_table_of_layer_costs_must_be_of_this_model_and_these_widths(costs):
     refused("nowhere.json", costs=costs.with_name("nowhere.json"))
     refused("another shape", dataclasses.replace(SHAPE, vocab_size=1000), costs=costs)
     refused(r"widths \[256, 32\]", space=SearchSpace.for_model(SHAPE, [4], [256, 32]), costs=costs)
+
+
+def test_layers_that_take_no_time_are_refused(costs, tmp_path):
+    """What a busy machine measures of a small model."""
+    table = read_json(costs)
+    width = str(SPACE.widths[-1])
+    table["phases"]["decode"]["layer_seconds"][width] = -1e-5
+    write_json(tmp_path / "layers.json", table)
+    with pytest.raises(UserError, match=r"takes -1\.0e-05 s in decode is noise; .*costs\.repeats"):
+        Declared(["metric", "latency"], costs=tmp_path / "layers.json").on(
+            SPACE, SHAPE, Task(*dataclasses.astuple(TASK))
+        )
+    Declared(["metric", "latency"], phase="prefill", costs=tmp_path / "layers.json").on(
+        SPACE, SHAPE, Task(*dataclasses.astuple(TASK))
+    )

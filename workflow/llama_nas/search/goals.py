@@ -123,4 +123,9 @@ class Declared:
             raise UserError(
                 f"{self.costs}: was measured on a model of another shape; run `llama-nas measure-costs` again"
             )
+        if min(layers) <= 0:
+            raise UserError(
+                f"{self.costs}: a layer that takes {min(layers):.1e} s in {self.phase} is noise; delete the file and "
+                "measure on an idle machine, or with more costs.repeats or a larger costs.batch_size"
+            )
         return LayerCosts("latency", phase["overhead_seconds"], layers)
