@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,23 +28,19 @@ LIGHTGBM_GRID: list[Hyperparameters] = [
     {"n_estimators": 200, "learning_rate": 0.1, "num_leaves": leaves, "min_child_samples": 3, "min_data_in_bin": 1}
     for leaves in (2, 4, 8)
 ]
-# Where the search for the likeliest ones starts, in standard deviations of the metric and in genes that differ.
-GAUSSIAN_PROCESS_GRID: list[Hyperparameters] = [{"length_scale": 3.0, "noise": 0.1}]
 GRIDS: dict[str, dict[str, list[Hyperparameters]]] = {
     "strict": {
         "ridge": [{"alpha": tenth / 10} for tenth in range(1, 101)],
         "svr": [{"C": float(cost), "gamma": "auto", "epsilon": 0.0, "max_iter": 1_000_000} for cost in range(1, 101)],
         "lightgbm": LIGHTGBM_GRID,
-        "gaussian_process": GAUSSIAN_PROCESS_GRID,
     },
     "default": {
         "ridge": [{"alpha": alpha} for alpha in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)],
         "svr": [{"C": cost, "gamma": "scale", "epsilon": 0.1} for cost in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)],
         "lightgbm": LIGHTGBM_GRID,
-        "gaussian_process": GAUSSIAN_PROCESS_GRID,
     },
 }
-AUTO = {"strict": ("ridge", "svr"), "default": ("ridge", "svr", "lightgbm", "gaussian_process")}  # ties go to the first
+AUTO = {"strict": ("ridge", "svr"), "default": ("ridge", "svr", "lightgbm")}  # ties go to the first
 
 
 @dataclass(frozen=True)
@@ -79,20 +74,11 @@ def _regressor(kind: str, hyperparameters: Hyperparameters, seed: int):
         return Ridge(**hyperparameters)
     if kind == "svr":
         return SVR(kernel="rbf", **hyperparameters)
-    if kind == "gaussian_process":
-        return _gaussian_process(**hyperparameters)
     from lightgbm import LGBMRegressor
 
     return LGBMRegressor(
         **hyperparameters, random_state=seed % 2**31, deterministic=True, force_row_wise=True, n_jobs=1, verbose=-1
     )
-
-
-def _gaussian_process(length_scale: float, noise: float):
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-
-    return GaussianProcessRegressor(ConstantKernel() * RBF(length_scale) + WhiteKernel(noise))
 
 
 @dataclass
@@ -221,17 +207,12 @@ def _rbf(rows: np.ndarray, others: np.ndarray, gamma: float) -> np.ndarray:
     return np.array([math.exp(-gamma * value) for value in distinct])[which].reshape(squared.shape)
 
 
-def _one_by_one(
-    kind: str, grid: list[Hyperparameters], train: np.ndarray, targets: np.ndarray, test: np.ndarray, seed: int
+def _lightgbm_over_grid(
+    grid: list[Hyperparameters], train: np.ndarray, targets: np.ndarray, test: np.ndarray, seed: int
 ) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        return np.array([_regressor(kind, h, seed).fit(train, targets).predict(test) for h in grid])
+        return np.array([_regressor("lightgbm", h, seed).fit(train, targets).predict(test) for h in grid])
 
 
-OVER_GRID: dict[str, Over] = {
-    "ridge": _ridge_over_grid,
-    "svr": _svr_over_grid,
-    "lightgbm": partial(_one_by_one, "lightgbm"),
-    "gaussian_process": partial(_one_by_one, "gaussian_process"),
-}
+OVER_GRID: dict[str, Over] = {"ridge": _ridge_over_grid, "svr": _svr_over_grid, "lightgbm": _lightgbm_over_grid}
