@@ -38,6 +38,8 @@ KEYS = {
     "space.depth_selection": "finetune sample",
     "space.width_selection": "order_channels finetune",
     "training.max_length": "tokenize",
+    "training.checkpoint_every": "",
+    "training.tensorboard": "",
     "tasks.arc_easy.search_items": "sample evaluate finalists",
     "tasks.arc_easy.named": "find_patterns",
     "tasks.arc_easy.min_accuracy": "sample",

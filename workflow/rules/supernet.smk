@@ -5,7 +5,23 @@ TRAINING = config["training"]
 SORTED = config["space"]["width_selection"] == "importance"
 # Switches, a rule's own paths, and what another stage reads; all other keys are options of `llama-nas finetune`.
 SWITCHES = [key for key in ("freeze_inactive", "gradient_checkpointing", "offload_optimizer") if TRAINING[key]]
-NOT_OPTIONS = ("max_length", "freeze_inactive", "gradient_checkpointing", "offload_optimizer", "tensorboard")
+NOT_OPTIONS = (
+    "max_length",
+    "freeze_inactive",
+    "gradient_checkpointing",
+    "offload_optimizer",
+    "checkpoint_every",
+    "tensorboard",
+)
+
+
+def keeping(wildcards, input):
+    """What is written beside the weights and leaves their bytes alone, as options.
+
+    A function of the input, because Snakemake reruns no job for changed values of such parameters.
+    """
+    board = "results/tensorboard" if TRAINING["tensorboard"] else None
+    return options({"checkpoint_every": TRAINING["checkpoint_every"], "tensorboard": board})
 
 
 rule tokenize:
@@ -100,12 +116,12 @@ rule finetune:
         space=SPACE,
         settings=chosen(TRAINING, *[key for key in TRAINING if key not in NOT_OPTIONS]),
         switches=" ".join(f"--{key.replace('_', '-')}" for key in SWITCHES),
-        tensorboard="--tensorboard results/tensorboard" if TRAINING["tensorboard"] else "",
+        keeping=keeping,
         device=config["compute"]["device"],
         # Outside the declared outputs, which Snakemake deletes before a job: a killed run continues from here.
         checkpoints="results/checkpoints",
     shell:
         "{resources.mpi} llama-nas finetune --nodes {resources.nodes} --code {params.code} --seed {params.seed} "
-        "{params.space} {params.settings} {params.switches} {params.tensorboard} --device {params.device} "
+        "{params.space} {params.settings} {params.switches} {params.keeping} --device {params.device} "
         "--base {input.base} --rows {input.rows} "
         "--checkpoints {params.checkpoints} --output {output} 2> {log}"
