@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 def code_digest(stage: str) -> str:
     """First 16 hex digits of the sha256 of everything stage `stage` (a sub-command's name) runs in this package."""
     functions = _stage_functions(stage)
-    parts = [ast.dump(function) for function in functions]
+    parts = [_read(function)[0] for function in functions]
     for path in sorted(_closure(functions)):
         parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_source(path).meaning}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -30,36 +30,52 @@ class _Source:
     """A file of the package; what it means and what it uses are found out once, however many stages reach it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @cached_property
-    def nodes(self) -> list[ast.AST]:
-        """The module and all nodes of its syntax tree, cut loose from docstrings; walked once, as every start pays."""
-        nodes = list(ast.walk(ast.parse(self.path.read_text(encoding="utf-8"))))
-        for node in nodes:
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-        return nodes
-
-    @cached_property
-    def meaning(self) -> str:
-        """The syntax tree without docstrings (comments and formatting are not in a tree at all), or the file itself."""
-        return ast.dump(self.nodes[0]) if self.path.suffix == ".py" else self.path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        self.tree = ast.parse(text if path.suffix == ".py" else "")
+        self.meaning, mentions = _read(self.tree) if path.suffix == ".py" else (text, [])
+        self.uses = list(_uses(mentions, path.parent))
 
     @cached_property
     def functions(self) -> dict[str, ast.FunctionDef]:
-        return {node.name: node for node in self.nodes if isinstance(node, ast.FunctionDef)}
+        return {node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)}
 
-    @cached_property
-    def uses(self) -> list[Path]:
-        return list(_uses(self.nodes, self.path.parent)) if self.path.suffix == ".py" else []
+
+def _read(tree: ast.AST) -> tuple[str, list[ast.AST]]:
+    """What a syntax tree means, as text, and the nodes that may name a file of the package; both without docstrings.
+
+    One pass instead of `ast.walk` and `ast.dump`: every start of Snakemake and of a job pays for it.
+    """
+    parts: list[str] = []
+    mentions: list[ast.AST] = []
+
+    def read(node: ast.AST) -> None:
+        parts.append(type(node).__name__)
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Constant):
+            mentions.append(node)
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if isinstance(value, ast.AST):
+                read(value)
+            elif isinstance(value, list):
+                parts.append("[")
+                for item in value[1:] if field == "body" and _has_docstring(node) else value:
+                    if isinstance(item, ast.AST):
+                        read(item)
+                    else:
+                        parts.append(repr(item))
+                parts.append("]")
+            else:
+                parts.append(repr(value))
+
+    read(tree)
+    return "\n".join(parts), mentions
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not node.body:
+        return False
+    first = node.body[0]
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
 @cache
@@ -87,7 +103,7 @@ def _stage_functions(stage: str) -> list[ast.FunctionDef]:
 def _closure(roots: Iterable[ast.AST]) -> set[Path]:
     """Every file of the package that the given syntax trees reach by imports."""
     reached: set[Path] = set()
-    queue = [path for root in roots for path in _uses(ast.walk(root), folder=ROOT / "commands")]
+    queue = [path for root in roots for path in _uses(_read(root)[1], folder=ROOT / "commands")]
     while queue:
         path = queue.pop()
         if path in reached or path.name == Path(__file__).name:
