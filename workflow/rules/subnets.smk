@@ -166,6 +166,7 @@ rule throughput:
         "logs/throughput/{task}.log",
     benchmark:
         "results/timings/jobs/throughput/{task}.tsv"
+    priority: -1  # when nothing else can run: every such job waits until all others have left the machine
     conda:
         "../../envs/score.yaml"
     container:
