@@ -25,7 +25,8 @@ import pandas as pd
 from llama_nas.artifacts import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-IMPORTS = {  # what the jobs of a stage family import before they work
+IMPORTS = {  # what Snakemake itself, and what the jobs of a stage family, import before they work
+    "snakemake": "import snakemake.cli",
     "search": "import llama_nas.cli, lightgbm, pymoo, pandas",
     "score": "import llama_nas.cli, torch, transformers",
     "lm-eval": "import llama_nas.cli, lm_eval, lm_eval.models.huggingface",
@@ -119,7 +120,7 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [
         f"| {r['rule']} | {r['jobs']} | {r['seconds']:.0f} | {r['cpu']:.0f} | {r['rss']:.0f} |" for r in record["rules"]
     ]
-    lines += ["", "| imports of a job | s |", "|---|---|"]
+    lines += ["", "| imports | s |", "|---|---|"]
     lines += [f"| {family} | {seconds:.1f} |" for family, seconds in record["import_seconds"].items()]
     return "\n".join(lines)
 
