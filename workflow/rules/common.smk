@@ -147,6 +147,16 @@ def instructions_path(wildcards, input):
     return input.instructions if "instructions" in config else "results/world/instructions.json"
 
 
+def keeping(wildcards, input):
+    """Options of the training for what is written beside the weights and leaves their bytes alone.
+
+    A function of the input, because Snakemake reruns no job for changed values of such parameters.
+    """
+    training = config["training"]
+    board = "results/tensorboard" if training["tensorboard"] else None
+    return options({"checkpoint_every": training["checkpoint_every"], "tensorboard": board})
+
+
 # --- search: a round reads the round before ---
 
 

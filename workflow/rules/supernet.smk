@@ -15,15 +15,6 @@ NOT_OPTIONS = (
 )
 
 
-def keeping(wildcards, input):
-    """What is written beside the weights and leaves their bytes alone, as options.
-
-    A function of the input, because Snakemake reruns no job for changed values of such parameters.
-    """
-    board = "results/tensorboard" if TRAINING["tensorboard"] else None
-    return options({"checkpoint_every": TRAINING["checkpoint_every"], "tensorboard": board})
-
-
 rule tokenize:
     """Tokenise the instructions once, with Stanford Alpaca's prompts and masking."""
     input:
