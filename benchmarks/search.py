@@ -264,6 +264,7 @@ def figure(result: pd.DataFrame, path: Path) -> None:
             axes.plot(band.index, band[0.5], label=name)
             axes.fill_between(band.index, band[0.05], band[0.95], alpha=0.15)
         axes.set(title=table, xlabel="evaluations", ylim=(0.8, 1.005))
+        axes.tick_params(labelbottom=True)  # a column's last panel may be missing
         axes.grid(alpha=0.3)
     for axes in panels.flat[len(tables) :]:
         axes.remove()
