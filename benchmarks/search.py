@@ -37,7 +37,6 @@ from llama_nas.search.goals import Declared
 from llama_nas.search.predictors import Predictor, choose
 from llama_nas.search.proposal import Known, Predict, due
 from llama_nas.search.records import Task
-from llama_nas.search.sampling import every_network
 from llama_nas.space import ModelShape, SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -85,7 +84,6 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="CSVs of `llama-nas tabulate`")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
-    parser.add_argument("--widths", type=int, help="search the part of each space with its first so many widths only")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--known", type=Path, nargs="*", default=[], help="CSVs of earlier calls, not to be run again")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/search.csv.gz")
@@ -100,7 +98,7 @@ def main() -> None:
             if (stem(path), name) in known:
                 continue
             start = time.perf_counter()
-            for of_seed in processes.map(partial(measure, path, name, widths=args.widths), range(args.seeds)):
+            for of_seed in processes.map(partial(measure, path, name), range(args.seeds)):
                 rows += of_seed
             print(f"{stem(path)}: {name}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     result = pd.DataFrame(rows)
@@ -115,24 +113,22 @@ def stem(path: Path) -> str:
 
 
 @cache
-def read(path: Path, widths: int | None = None) -> Table:
-    """A table and, beside it, the JSON that says what it is of; with its first `widths` widths only, if given."""
+def read(path: Path) -> Table:
+    """A table and, beside it, the JSON that says what it is of."""
     about = read_json(path.parent / f"{stem(path)}.json")
     task = Task(about["task"], about["metric"], about["higher_is_better"])
     shape = ModelShape(**about["shape"])
-    space = SearchSpace.for_model(shape, about["depths"], about["widths"][:widths], about["depth_selection"])
+    space = SearchSpace.for_model(shape, about["depths"], about["widths"], about["depth_selection"])
     rows = read_table(path, ["subnet_id", "parameters", task.metric])
-    if widths is not None:
-        rows = rows[rows["subnet_id"].isin(encoding.subnet_ids(space, every_network(space)))]
     values = np.column_stack([rows["parameters"], task.minimised(rows[task.metric].to_numpy())]).astype(float)
     objectives = dict(zip(rows["subnet_id"], map(tuple, values.tolist()), strict=True))
     front = set(map(tuple, values[non_dominated(values)].tolist()))
     return Table(stem(path), task, space, shape, objectives, values.max(axis=0), values.min(axis=0), front)
 
 
-def measure(path: Path, name: str, seed: int, widths: int | None = None) -> list[dict[str, Any]]:
+def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
     """Share of the true hypervolume, of the true front's networks, repeats and seconds along one search."""
-    table = read(path, widths)
+    table = read(path)
     start = time.perf_counter()
     genotypes = np.concatenate(list(search(table, name, seed)))
     seconds = time.perf_counter() - start

@@ -72,13 +72,3 @@ def test_it_measures_hypervolume_as_a_share_of_the_true_fronts(benchmark, table)
         expected = volume(ids[: row["evaluations"]]) / volume(everything["subnet_id"])
         assert row["hypervolume"] == pytest.approx(expected, rel=1e-6)
     assert benchmark.read(table).share(np.array(list(benchmark.read(table).front))) == 1
-
-
-def test_it_can_leave_out_widths(benchmark, table):
-    """What is left is the space of the first widths, with its own front."""
-    narrow = SPACE.widths[1]
-    part = benchmark.read(table, widths=1)
-    assert part.space.widths == (SPACE.widths[0],)
-    kept = {i for i in read_table(table)["subnet_id"] if narrow not in SPACE.parse(i).widths}
-    assert part.objectives.keys() == kept
-    assert len(kept) == len(SPACE.depths)
