@@ -7,11 +7,9 @@
    of 32,000 tokens trained on Alpaca; and the run's own five tasks on its own super-network.
 2. Populations of 50 sub-networks, random and of the run's last search rounds, with and without shared layers, on
    ARC-Easy (which networks share what does not depend on the task).
-3. Each idea off, one at a time; a profile of what is left; and attention alone, by scaled-dot-product attention with a
-   mask, as the scorer does it, and by compiled flex attention, which skips blocks without ancestors.
+3. Each idea off, one at a time, and a profile of what is left. (attention.py measures attention alone.)
 
 Writes benchmarks/scoring.json and prints it as tables. Needs the machine for itself, about 20 minutes on 2 cores.
-`--attention` measures attention alone, in minutes, needs no --run, and keeps the rest of benchmarks/scoring.json.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +27,18 @@ import pandas as pd
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_nas.artifacts import read_json, write_json
-from llama_nas.costs import device_name
 from llama_nas.elastic import load_elastic
 from llama_nas.harness import TrieLM
-from llama_nas.scoring.score import GroupRun, full_network, score_trie
+from llama_nas.machine import device_name
+from llama_nas.scoring.score import full_network, score_trie
 from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.space import ModelShape, SearchSpace, Subnet
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.tasks.encode import RequestEncoder, fit_to_model
-from llama_nas.tasks.trie import Group, Scored, TokenTrie, build_trie
+from llama_nas.tasks.trie import Scored, TokenTrie, build_trie
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Task: settings of the fixed sample. Whole subjects of MMLU, for sharing depends on how many questions share shots.
@@ -54,26 +51,19 @@ SAMPLE: dict[str, dict[str, Any]] = {
 }
 BATCH_SIZES = (1, 4, 16, 64)
 CHUNK_TOKENS, GROUP_TOKENS = 512, 32768
-REPEATS = 11
 FEW = 0.1  # share of the sample's requests for what is measured often: ablations and, on ARC-Easy, populations
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hub", type=Path, required=True)
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--attention", action="store_true", help="attention alone")
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/scoring.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.attention:
-        renew_attention(args)
-        return
-    if args.run is None:
-        parser.error("--run: the folder of a finished default run is needed")
     results = args.run.resolve() / "results"
     with tempfile.TemporaryDirectory() as temporary:
         device = device_name(args.device)
@@ -86,23 +76,6 @@ def main() -> None:
     record["embedded"] = measure_embedded(load_elastic(folder, args.dtype, args.device), folder, results)
     write_json(args.output, record)
     print(markdown(record))
-
-
-def renew_attention(args: argparse.Namespace) -> None:
-    """Measure attention and put it into the last whole run's record, which must be of the same device and dtype."""
-    record = read_json(args.output)
-    device = device_name(args.device)
-    if (record["device"], record["dtype"], record["threads"]) != (device, args.dtype, args.threads):
-        raise SystemExit(f"{args.output}: is of another device, dtype or number of threads; run the whole benchmark")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = random_llama(Path(temporary) / "model", args.hub.resolve())
-        model, encoder = load_elastic(folder, args.dtype, args.device), RequestEncoder(folder)
-        requests = {name: instances(name, args.hub.resolve(), **settings) for name, settings in SAMPLE.items()}
-        record["real"]["attention"] = {
-            name: attention(model, sample(sequences(encoder, own))) for name, own in requests.items()
-        }
-    write_json(args.output, record)
-    print(attention_table(record))
 
 
 def measure_real(model: Any, folder: Path, hub: Path, results: Path) -> dict[str, Any]:
@@ -120,7 +93,6 @@ def measure_real(model: Any, folder: Path, hub: Path, results: Path) -> dict[str
         },
         "ablations": ablations(model, encoded),
         "profile": profile(model, encoded["mmlu"]),
-        "attention": {name: attention(model, sample(own)) for name, own in encoded.items()},
     }
 
 
@@ -311,79 +283,6 @@ def profile(model: Any, own: list[Scored]) -> dict[str, float]:
     return {event.key: event.self_cpu_time_total / total for event in largest}
 
 
-@torch.inference_mode()
-def attention(model: Any, own: list[Scored]) -> dict[str, float]:
-    """Attention of one layer on all chunks of a task: seconds by both kernels, medians of REPEATS in turn.
-
-    Building the masks is not counted: it is done once per group, for all layers and networks.
-    """
-    from torch.nn.attention.flex_attention import flex_attention
-
-    flex = torch.compile(flex_attention, dynamic=True)
-    inputs = [chunk for group in build_trie(own, CHUNK_TOKENS, GROUP_TOKENS).groups() for chunk in chunks(model, group)]
-    kernels = {
-        "sdpa": lambda q, k, v, mask, _: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask),
-        "flex": lambda q, k, v, _, blocks: flex(q, k, v, block_mask=blocks),
-    }
-    compile_seconds, _ = timed(lambda: run_kernel(kernels["flex"], inputs, model.device))
-    rounds = [
-        {name: timed(lambda k=kernel: run_kernel(k, inputs, model.device)) for name, kernel in kernels.items()}
-        for _ in range(REPEATS)
-    ]
-    pairs = zip(rounds[0]["sdpa"][1], rounds[0]["flex"][1], strict=True)
-    seconds = {name: float(np.median([result[name][0] for result in rounds])) for name in kernels}
-    return seconds | {
-        "compile": compile_seconds,
-        "skipped": float(np.mean([skipped(blocks) for *_, blocks in inputs])),
-        "largest_difference": max(float((ours - theirs).abs().max()) for ours, theirs in pairs),
-    }
-
-
-def skipped(blocks: Any) -> float:
-    """Share of a block mask's blocks that are not computed."""
-    computed = blocks.kv_num_blocks.sum() + blocks.full_kv_num_blocks.sum()
-    return 1 - float(computed) / (blocks.kv_num_blocks.numel() * blocks.kv_indices.shape[-1])
-
-
-def run_kernel(kernel: Any, inputs: list[tuple[Any, ...]], device: torch.device) -> list[torch.Tensor]:
-    results = [kernel(*chunk) for chunk in inputs]
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return results
-
-
-def chunks(model: Any, group: Group) -> Iterator[tuple[Any, ...]]:
-    """Random queries, keys and values of each chunk, the scorer's mask, and the same as a block mask."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    heads = model.config.num_attention_heads
-    size = model.config.hidden_size // heads
-    ends = torch.from_numpy(group.ends.astype(np.int64)).to(model.device)
-    for chunk in GroupRun(model, group)._chunks:
-        own = np.arange(chunk.span.start, chunk.span.stop)
-        queries = torch.from_numpy(own).to(model.device)
-        keys = torch.from_numpy(np.concatenate([group.stem(chunk.span), own])).to(model.device)
-
-        def attends(_b: Any, _h: Any, q: Any, k: Any, queries: Any = queries, keys: Any = keys) -> Any:
-            return (keys[k] <= queries[q]) & (queries[q] < ends[keys[k]])
-
-        tensors = [
-            torch.randn(1, heads, n, size, device=model.device, dtype=model.dtype)
-            for n in (len(queries), len(keys), len(keys))
-        ]
-        blocks = create_block_mask(attends, None, None, len(queries), len(keys), device=str(model.device))
-        yield *tensors, chunk.mask, blocks
-
-
-def attention_table(record: dict[str, Any]) -> str:
-    rows = [
-        f"| {name} | {100 * a['skipped']:.0f} % | {1e3 * a['sdpa']:.1f} | {1e3 * a['flex']:.1f} | {a['compile']:.0f} |"
-        for name, a in record["real"]["attention"].items()
-    ]
-    head = "| attention, one layer | blocks skipped | SDPA, ms | flex, ms | flex, compiling, s |"
-    return "\n".join([head, "|---|---|---|---|---|", *rows])
-
-
 def markdown(record: dict[str, Any]) -> str:
     lines = []
     for name in ("real", "embedded"):
@@ -420,7 +319,6 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [f"| {name} | {a['tokens']} | {a['seconds']:.1f} |" for name, a in record["real"]["ablations"].items()]
     lines += ["", "| operation | share of processor time |", "|---|---|"]
     lines += [f"| `{name}` | {100 * share:.0f} % |" for name, share in record["real"]["profile"].items()]
-    lines += ["", attention_table(record)]
     return "\n".join(lines)
 
 
