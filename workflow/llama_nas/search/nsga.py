@@ -141,7 +141,7 @@ def mate(
         matings = math.ceil((count - len(children)) / 2)
         pairs = parents.genotypes[_tournament(wins, matings, rng)]
         offspring = crossed(space, pairs, operators, rng)
-        if variant == "strict" or fits is None:  # fits: only nsga2 alone gives it
+        if variant == "strict":
             offspring = polynomially_mutated(space, offspring, operators, rng)
         else:
             offspring = reset(space, offspring, rng)
