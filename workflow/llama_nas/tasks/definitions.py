@@ -102,8 +102,8 @@ def _find(lm_eval_task: str) -> tuple[TaskManager, str]:
 
     if lm_eval_task.endswith((".yaml", ".yml")):
         return _find_file(Path(lm_eval_task))
-    folders = _folders_defining(lm_eval_task)
-    if not folders:
+    folder = _folder_defining(lm_eval_task)
+    if folder is None:
         own = OWN_TASKS / f"{lm_eval_task}.yaml"
         if own.is_file():
             return _find_file(own)
@@ -111,7 +111,7 @@ def _find(lm_eval_task: str) -> tuple[TaskManager, str]:
             f"lm_eval_task '{lm_eval_task}' is neither a task of lm-eval, nor a group with a score, nor a YAML's path"
         )
     # Indexing all of lm-eval's 14,000 YAML files takes 8 s, paid by every job; one folder is nearly always enough.
-    manager = TaskManager(include_defaults=False, include_path=[str(folder) for folder in folders])
+    manager = TaskManager(include_defaults=False, include_path=str(folder))
     return (manager if _is_complete(lm_eval_task, manager.task_index) else TaskManager()), lm_eval_task
 
 
@@ -143,18 +143,20 @@ def is_known(lm_eval_task: str) -> bool:
     """
     if find_spec("lm_eval") is None or (OWN_TASKS / f"{lm_eval_task}.yaml").is_file():
         return True
-    return bool(_folders_defining(lm_eval_task))
+    return _folder_defining(lm_eval_task) is not None
 
 
-def _folders_defining(name: str) -> list[Path]:
-    """Folders of lm-eval with a YAML that defines a task or group of this name, found without parsing any."""
+def _folder_defining(name: str) -> Path | None:
+    """The folder of lm-eval with a YAML that defines a task or group of this name, found without parsing any."""
     spec = find_spec("lm_eval")
     assert spec is not None and spec.origin is not None, "lm_eval is not installed"
     root = Path(spec.origin).parent / "tasks"
     key, value = rb"^[\"']?(?:task|group)[\"']?[ \t]*:[ \t]*", re.escape(name).encode()
     definition = re.compile(key + rb"[\"']?" + value + rb"[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
-    files = (path for path in root.rglob("*.yaml") if definition.search(path.read_bytes()))
-    return sorted({root / path.relative_to(root).parts[0] for path in files})
+    # Most names begin with their folder's: looked through first, it saves every job the reading of 14,000 files.
+    folders = sorted(root.iterdir(), key=lambda folder: (not name.startswith(folder.name), folder))
+    files = ((folder, path) for folder in folders for path in folder.rglob("*.yaml"))
+    return next((folder for folder, path in files if definition.search(path.read_bytes())), None)
 
 
 def _is_complete(name: str, index: Mapping[str, Any]) -> bool:
