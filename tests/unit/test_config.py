@@ -68,6 +68,18 @@ def test_paper_preset_has_the_papers_space():
     assert shape.parameters(space.full) == 6_738_415_616
 
 
+def test_paper_preset_names_the_papers_architectures():
+    """Section 4.5, layers counted from 1: how many are kept, and which MLPs are narrow."""
+    found = {
+        "arc_challenge": (32, {3, 4, 18, 25, 26, 28, 29, 32}),
+        "mmlu": (24, set(range(17, 25))),
+        "winogrande": (32, {6, 10, 20, 21, 23, 24, 26, 28, 29, 31}),
+    }
+    for task, settings in load("workflow/presets/llama2-7b.yaml")["tasks"].items():
+        named = [(32 - i.count("x"), {at + 1 for at in range(32) if i[at] == "1"}) for i in settings.get("named", [])]
+        assert named == [found[task]] * (task in found)
+
+
 def test_revisions_are_pinned():
     config = load("workflow/presets/llama2-7b.yaml")
     for dataset, _, _ in list(BUILT_IN_TASKS.values())[:5]:
@@ -83,6 +95,20 @@ def test_bad_config_names_file_and_key():
         UserError, match=r"^my.yaml: space: unknown key 'depth_selektion'; did you mean 'depth_selection'"
     ):
         check_config(config, "my.yaml")
+
+
+@pytest.mark.parametrize("name", ["workflow/presets/reduced.yaml", "workflow/presets/llama2-7b.yaml"])
+def test_a_named_network_is_checked_before_anything_runs(name):
+    """Of a model that is still on the Hub, too: its layers are at least the space's."""
+    config = load(name)
+    layers = max(config["space"]["depths"])
+    config["tasks"]["arc_easy"]["named"] = ["0" * layers]
+    check_config(config)
+    for wrong in ("0" * (layers - 1), "0" * (layers - 1) + "2"):
+        config["tasks"]["arc_easy"]["named"] = [wrong]
+        message = f"^my.yaml: tasks.arc_easy.named: subnet id '{wrong}' is not valid here: expected {layers} char"
+        with pytest.raises(UserError, match=message):
+            check_config(config, "my.yaml")
 
 
 def test_constraints_that_cannot_be_met_are_one_line(tmp_path):

@@ -97,8 +97,12 @@ def test_figures_say_what_they_are_of_and_are_the_same_bytes_again(run):
     outputs = run()
     first = {key: path.read_bytes() for key, path in outputs.items()}
     assert {key: path.read_bytes() for key, path in run().items()} == first
+    source = str(run.folder / "evaluations.csv")
     for key in ("layers_figure", "maps_figure"):
         assert first[key].startswith(b"<?xml") and len(first[key]) > 5000
+        assert source.encode() in first[key]
+    for key in ("layers", "maps"):
+        assert set(read_table(outputs[key])["source"]) == {source}
 
 
 def test_a_layer_count_more_than_there_are_colours_is_drawn(monkeypatch):
@@ -138,5 +142,6 @@ def test_heuristics_are_judged_against_the_full_network_and_the_front(run, sign)
     assert table["front_value"].tolist() == [sign * 0.3] * 3 and (table["stderr"] == 0.02).all()
     assert table["size_bytes"].iloc[0] == 2 * table["parameters"].iloc[0]
     assert shape.num_hidden_layers == table["layers"].iloc[0]
+    assert set(table["source"]) == {" ".join(map(str, [run.folder / "front.csv", *shards]))}
     with pytest.raises(UserError, match=f"no value of acc for {ids[0]}"):
         judge_heuristics(output, front=run.folder / "front.csv", shards=shards[:1], **inputs)

@@ -66,7 +66,7 @@ def test_the_answer_says_what_was_measured_and_where_the_checkpoint_is(pick, res
         "0011xx: 4 layers, 0.006 MB (0.00572 MiB) in int8",
         "acc 0.6000 ± 0.0200 in the search, on 500 items",
         "acc 0.5900 by stock lm-eval in int8",
-        "checkpoint: results/quantized/0011xx/int8",
+        f"checkpoint: {results}/quantized/0011xx/int8",
     ]
     assert json.loads(answer.read_text())["benchmark_value"] == 0.59
     assert pick("--max-size 10kB").splitlines()[-1] == "  snakemake --cores all results/subnets/0011xx"

@@ -55,14 +55,17 @@ def test_artifacts_of_a_run(tmp_path, variant, predictor):
         if round_number == 1:
             assert described["out_of_sample"] is None
             continue
-        candidates = read_table(run.path(round_number, "candidates.csv"))
+        candidates = read_table(run.path(round_number, "candidates.csv")).drop_duplicates("subnet_id")
+        before = read_table(run.path(round_number - 1, "evaluations.csv"))["subnet_id"]
+        assert (variant == "default") == (len(candidates) == 12 and not candidates["subnet_id"].isin(before).any())
+        candidates = candidates[~candidates["subnet_id"].isin(before)]
         measured = run.task.accuracy(candidates["subnet_id"].tolist())
         assert described["out_of_sample"] == {
             "kendall_tau": pytest.approx(kendalltau(measured, candidates["predicted"]).statistic),
             "mae": pytest.approx(np.abs(measured - candidates["predicted"]).mean()),
             "bias": pytest.approx((candidates["predicted"] - measured).mean()),
             "slope": pytest.approx(np.polyfit(candidates["predicted"], measured, 1)[0]),
-            "rows": 12,
+            "rows": len(candidates),
         }
 
 
@@ -180,6 +183,14 @@ def test_finalists_are_judged_by_all_items_and_shown_on_those_held_out(tmp_path)
     # 7 items are gained and 1 is lost; none gained, 6 lost. Twice the tail of 8 and of 6 fair coins.
     assert front["difference_to_full"].tolist() == [6 / 20, *[-6 / 20] * (len(front) - 1)]
     assert front["p_value"].tolist() == pytest.approx([2 * 9 / 2**8, *[2 / 2**6] * (len(front) - 1)])
+
+    # The full network is not on it, either, where the search has met it and not put it on its own front.
+    met = read_table(inputs["evaluations"])
+    met = pd.concat([met, met.iloc[[0]].assign(subnet_id="0" * 12, parameters=SHAPE.parameters(SPACE.full), acc=0.0)])
+    met.to_csv(tmp_path / "met.csv", index=False)
+    inputs_met = inputs | {"evaluations": tmp_path / "met.csv"}
+    write_front(tmp_path / "front_met.csv", **inputs_met, candidates=candidates, shards=[shard])
+    assert read_table(tmp_path / "front_met.csv").equals(front)
 
     again.drop(3).to_csv(shard, index=False)
     with pytest.raises(UserError, match=r"candidate 3 .* is missing"):

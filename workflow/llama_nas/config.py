@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers
+from llama_nas.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers, parse_id
 from llama_nas.tasks.definitions import is_known
 from llama_nas.units import parse_size
 
@@ -96,6 +96,7 @@ def _cross_checks(config: dict[str, Any]) -> Iterator[str]:
     yield from _check_constraints(config)
     for task, settings in config["tasks"].items():
         yield from _check_task(task, settings, config)
+        yield from _check_named(task, settings["named"], config)
     yield from _check_instructions(config)
     device, dtype = config["compute"]["device"], config["compute"]["dtype"]
     if device == "cpu" and dtype == "fp16":
@@ -152,6 +153,20 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
         yield f"space.widths: {max(widths)} is wider than the model's MLP, {width}"
     if width is not None and widths[0] != width:
         yield f"space.widths: the first must be the model's full MLP width, {width}, not {widths[0]}"
+
+
+def _check_named(task: str, named: list[str], config: dict[str, Any]) -> Iterator[str]:
+    """Ids of networks; of a model that is not here yet, its layers are taken to be at least the space's."""
+    for subnet_id in named:
+        layers = max(len(subnet_id), *config["space"]["depths"])
+        if config["base"]["source"] == "embedded":
+            layers = config["embedded"]["layers"]
+        elif folder := local_base(config):
+            layers = ModelShape.from_folder(folder).num_hidden_layers
+        try:
+            parse_id(subnet_id, layers, config["space"]["widths"])
+        except UserError as error:
+            yield f"tasks.{task}.named: {error}"
 
 
 def local_base(config: dict[str, Any]) -> str | None:
@@ -223,17 +238,20 @@ def _check_max_size(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def search_rounds(config: dict[str, Any]) -> int:
-    """Rounds until the evaluations are spent, or until the space is used up, if that is sooner.
+def search_evaluations(config: dict[str, Any]) -> int:
+    """Evaluations until those asked for are spent, or until the space is used up, if that is sooner.
 
     Strict LINAS evaluates networks again and spends all of its evaluations on any space.
     """
     search, space = config["search"], config["space"]
-    evaluations = search["evaluations"]
-    if (search["algorithm"], search["variant"]) != ("linas", "strict"):
-        networks = sum(len(space["widths"]) ** depth for depth in space["depths"])
-        evaluations = min(evaluations, networks)
-    return -(-evaluations // search["population"])
+    if (search["algorithm"], search["variant"]) == ("linas", "strict"):
+        return search["evaluations"]
+    return min(search["evaluations"], sum(len(space["widths"]) ** depth for depth in space["depths"]))
+
+
+def search_rounds(config: dict[str, Any]) -> int:
+    """Rounds until `search_evaluations` are spent."""
+    return -(-search_evaluations(config) // config["search"]["population"])
 
 
 def _check_task(task: str, settings: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from llama_nas.config import (
     config_name,
     dataset_revision,
     local_base,
+    search_evaluations,
     search_rounds,
     task_dataset,
 )

@@ -2,12 +2,12 @@
 # Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the rounds.
 
 SEARCH = config["search"]
-if ROUNDS * SEARCH["population"] < SEARCH["evaluations"]:
+if search_evaluations(config) < SEARCH["evaluations"]:
 
     onstart:
         print(
             f"The space has fewer networks than search.evaluations {SEARCH['evaluations']}: "
-            f"the search ends when all are evaluated, in round {ROUNDS}.",
+            f"it ends when all are evaluated, in round {ROUNDS}.",
             file=sys.stderr,
         )
 

@@ -148,7 +148,7 @@ def judge_heuristics(
     """Write the evaluated heuristics: size, metric, difference to the full network, and what the search found.
 
     `difference_to_full` is positive where the heuristic is better; `front_value` is the metric of the best network of
-    the front that is no larger. Raises UserError if a candidate was not evaluated.
+    the front that is no larger; `source` names the files. Raises UserError if a candidate was not evaluated.
     """
     settings = read_keys(task / "task.json", ("metric", "higher_is_better"))
     metric, shape = Metric(settings["metric"], settings["higher_is_better"]), ModelShape.from_folder(model)
@@ -168,9 +168,9 @@ def judge_heuristics(
     table["difference_to_full"] = [metric.improvement(value, full) for value in table["value"]]
     found = read_table(front, ["size_bytes", metric.name])
     table["front_value"] = [_best_within(found, size, metric) for size in table["size_bytes"]]
-    table["metric"] = metric.name
+    table["metric"], table["source"] = metric.name, " ".join(map(str, [front, *shards]))
     kept = ["subnet_id", "origin", "layers", "parameters", "size_bytes", "metric", "value", "stderr", "items"]
-    write_table(output, table[[*kept, "difference_to_full", "front_value"]])
+    write_table(output, table[[*kept, "difference_to_full", "front_value", "source"]])
     for row in table.to_dict("records"):
         log.info("%s, %s: %s", row["subnet_id"], row["origin"], metric.text(row["value"], row["stderr"]))
 

@@ -42,17 +42,20 @@ def fit_predictor(
 
     predictor.json holds the chosen kind and hyper-parameters, not the predictor: the next stage fits it again from
     evaluations.csv, whose digest is kept, and checks one stored prediction. `out_of_sample` is the quality of the
-    predictions this round's candidates were proposed with (null in round 1).
+    predictions this round's candidates were proposed with, of those candidates that had never been evaluated before
+    (null where there are none, as in round 1; strict LINAS proposes known networks, too).
     """
     shape, space = records.checked_space(model, depths, widths, depth_selection)
     described = records.read_task(task)
     proposed = records.read_candidates(candidates)
     gathered = records.gather_shards(shards, proposed, described.metric)
     table = records.evaluation_table(space, shape, round_number, proposed, gathered)
+    new = proposed["predicted"].notna() & ~proposed["subnet_id"].duplicated()
     if previous is not None:
         earlier = records.read_evaluations(previous, described.metric)
         if list(earlier.columns) != list(table.columns):
             raise UserError(f"{previous}: its columns differ from those of {shards[0]}")
+        new &= ~proposed["subnet_id"].isin(earlier["subnet_id"])
         table = pd.concat([earlier, table], ignore_index=True) if len(table) else earlier
     if len(table) < MIN_ROWS:
         raise UserError(f"{candidates}: a predictor needs at least {MIN_ROWS} evaluated networks, not {len(table)}")
@@ -63,12 +66,11 @@ def fit_predictor(
     targets = table[described.metric].to_numpy()
     best, choices = choose(predictor, variant, features, targets, stage_seed)
     fitted = Predictor(best.kind, best.hyperparameters, variant, stage_seed).fit(features, targets)
-    guessed = proposed["predicted"].notna().to_numpy()
     out_of_sample = None
-    if guessed.any():
-        measured = gathered[described.metric].to_numpy()[guessed]
-        out_of_sample = dataclasses.asdict(quality(measured, proposed["predicted"].to_numpy()[guessed]))
-        out_of_sample["rows"] = int(guessed.sum())
+    if new.any():
+        measured, predicted = gathered.loc[new, described.metric], proposed.loc[new, "predicted"]
+        out_of_sample = dataclasses.asdict(quality(measured.to_numpy(), predicted.to_numpy()))
+        out_of_sample["rows"] = int(new.sum())
     write_json(
         output,
         {

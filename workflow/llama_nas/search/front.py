@@ -2,7 +2,8 @@
 
 If the search scored only some of a task's items, its front is evaluated again, on all of them, and the front among
 these *finalists* is the search's. What they score on the items held out of the search is written beside it: the search
-has selected them for the others. The full network is evaluated with them, to be compared with item by item.
+has selected them for the others. The full network is evaluated with them, to be compared with item by item; where the
+search has not put it on its front, it is no finalist.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def write_front(
     table = records.read_evaluations(evaluations, metric)
     searched = table["subnet_id"].nunique()
     if candidates is not None and shards is not None:
-        again = records.gather_shards(shards, records.read_candidates(candidates), metric)
-        table = _evaluated_again(table, again, metric)
+        finalists = records.read_candidates(candidates)
+        again = _compared(records.gather_shards(shards, finalists, metric))
+        table = _evaluated_again(table, again[finalists["origin"] == "front"], metric)
     front = _front(table, described, space, resolved)
     stderr = f"{metric}_stderr"
     front["stderr"] = front[stderr] if stderr in front.columns else np.nan
@@ -112,11 +114,14 @@ def _evaluated_again(table: pd.DataFrame, again: pd.DataFrame, metric: str) -> p
     new = [column for column in again.columns if column not in ("candidate", "subnet_id")]
     first = table.drop_duplicates("subnet_id").assign(searched=lambda rows: rows[metric])
     first = first.drop(columns=[column for column in new if column in first.columns])
+    return first.merge(again[["subnet_id", *new]], on="subnet_id", validate="one_to_one")
+
+
+def _compared(again: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations on all items, with each network's difference to the full one and its p value."""
     full = again.loc[again["subnet_id"] == _full(again), "answers"].iloc[0]
     tests = [_paired(answers, full) for answers in again["answers"]]
-    again = again.assign(difference_to_full=[t[0] for t in tests], p_value=[t[1] for t in tests])
-    columns = ["subnet_id", *new, "difference_to_full", "p_value"]
-    return first.merge(again[columns], on="subnet_id", validate="one_to_one")
+    return again.assign(difference_to_full=[t[0] for t in tests], p_value=[t[1] for t in tests])
 
 
 def _paired(answers: str, full: str) -> tuple[float, float]:

@@ -25,8 +25,9 @@ def pick_network(
 ) -> None:
     """Print the network of the task's front to take and how to get its checkpoint; as JSON to `output`, too.
 
-    Of the members that fit, the best one by the search's own score; without `max_size` the smallest one. Sizes are of
-    the weights in `precision`. Raises UserError if no member fits, naming what the front has to offer.
+    The front is that of the search's objectives: after a search for metric and latency alone it has no network that is
+    small and slow. Of the members that fit, the best one by the search's own score; without `max_size` the smallest.
+    Sizes are of the weights in `precision`. Raises UserError if no member fits, naming what the front has to offer.
     """
     described = records.read_task(results / "tasks" / task)
     path = results / "search" / task / "front.csv"
@@ -60,6 +61,7 @@ def pick_network(
 def _described(results: Path, task: str, precision: str, metric: str, chosen: pd.Series) -> dict[str, Any]:
     subnet_id = str(chosen["subnet_id"])
     folder = f"quantized/{subnet_id}/int8" if precision == "int8" else f"subnets/{subnet_id}"
+    exists = (results / folder).is_dir()
     benchmark = results / "benchmarks" / task / precision / f"{subnet_id}.json"
     measured = read_json(benchmark)["metrics"] if benchmark.is_file() else {}
     return {
@@ -74,8 +76,8 @@ def _described(results: Path, task: str, precision: str, metric: str, chosen: pd
         "items": int(chosen["items"]),
         "benchmark_value": measured.get(metric),
         **({"latency": float(chosen["latency"])} if "latency" in chosen else {}),
-        "checkpoint": f"results/{folder}",
-        "exists": (results / folder).is_dir(),
+        "checkpoint": str(results / folder) if exists else f"results/{folder}",  # there, or a target of the run
+        "exists": exists,
     }
 
 

@@ -65,9 +65,12 @@ def propose_candidates(
     if chosen.uses_predictor:
         predict = _predict(space, predictor, evaluations, table, described, variant)
     rng = np.random.default_rng(derived_seed(seed, "propose", described.name, round_number))
-    proposal = chosen.next(space, resolved, known, due(population, round_number, known), predict, rng)
+    count = due(population, round_number, known)
+    proposal = chosen.next(space, resolved, known, count, predict, rng)
     if len(set(table["subnet_id"])) == space.num_networks:
         log.info("the space is used up: all its %d networks are evaluated", space.num_networks)
+    elif len(proposal.genotypes) < count:
+        log.info("only %d of %d candidates: what the constraints allow is used up", len(proposal.genotypes), count)
     write_table(history, _generation_table(space, shape, proposal.generations, described))
     ids = encoding.subnet_ids(space, proposal.genotypes)
     predicted = None if proposal.predicted is None else described.minimised(proposal.predicted)
