@@ -60,7 +60,7 @@ if [ "${BASE:-}" = debootstrap ]; then
     mkdir "$scratch/context"
     tar --directory "$scratch/base" --create --file "$scratch/context/base.tar" --exclude './dev/*' .
     printf 'FROM scratch\nADD base.tar /\n' > "$scratch/context/Dockerfile"
-    build --quiet --tag llama-nas-base "$scratch/context" > /dev/null
+    build --quiet --tag localhost/llama-nas-base "$scratch/context" > /dev/null
     rm -rf "$scratch/base" "$scratch/context"
     base=(--build-arg BASE=localhost/llama-nas-base)
 elif [ -n "${BASE:-}" ]; then

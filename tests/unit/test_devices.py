@@ -104,6 +104,15 @@ def test_without_a_choice_the_machines_devices_are_counted():
         assert held == [] and "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+def test_numbers_that_were_chosen_mean_what_they_meant(monkeypatch):
+    """CUDA counts the fastest device first unless told otherwise: "1" would be another one by the order of the bus."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with devices.leased_devices(1) as held:
+        assert held == ["1"] and "CUDA_DEVICE_ORDER" not in os.environ
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
 def test_hidden_devices_are_not_leased(monkeypatch, hidden):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)

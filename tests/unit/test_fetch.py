@@ -158,9 +158,14 @@ def test_an_interrupted_download_goes_on(server, model, tmp_path):
     first = fetch(server, tmp_path / "base", "o/model")
     assert first.returncode == 2 and "Traceback" not in first.stderr, first.stderr
     assert not (tmp_path / "base").exists()
+    (partial,) = tmp_path.glob(".base.*.partial")
+    there = {path.name for path in partial.iterdir() if path.is_file()}
+    assert there >= {"config.json"} and server.failing not in there
     server.failing = None
+    server.requests.clear()
     second = fetch(server, tmp_path / "base", "o/model")
     assert second.returncode == 0, second.stderr
+    assert not there & {path.rpartition("/")[2] for path in server.requests if "/resolve/" in path}
     assert names(tmp_path / "base") == names(model) - set(UNWANTED)
     load_model(tmp_path / "base", "fp32")
 

@@ -196,10 +196,16 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     workflow("results/base", "results/supernet", "results/tasks/arc_easy")
     ran = plans(
         workflow,
-        {"base.path": "other-model", "instructions.path": "other-rows.json", "data_root": "other-root"},
+        {
+            "base.path": "other-model",
+            "instructions.path": "other-rows.json",
+            "data_root": "other-root",
+            "space.depths": [5, 6],
+        },
         ["results/base", "results/supernet", "results/tasks/arc_easy"],
     )
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
+        "space.depths": {"finetune"},
         "base.path": {"base_model"},
         "instructions.path": {"tokenize"},
         "data_root": {"compile_task"},
@@ -211,12 +217,36 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     targets = ["results/base", "results/supernet"]
     assert starts(plans(workflow, {"base.source": "hub"}, targets)["base.source"]) >= {"fetch_model", "fetch_dataset"}
     workflow(*targets)
-    ran = plans(workflow, {"base.revision": "2", "instructions.revision": "2", "base.hub_id": "o/other"}, targets)
+    values = {"base.revision": "2", "instructions.revision": "2", "base.hub_id": "o/other", "space.depths": [5, 6]}
+    ran = plans(workflow, values | {"instructions.hub_id": "o/other-rows"}, targets)
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
+        "space.depths": {"finetune"},
+        "instructions.hub_id": {"fetch_dataset", "tokenize"},
         "base.revision": {"fetch_model"},
         "instructions.revision": {"fetch_dataset"},
         "base.hub_id": {"fetch_model", "base_model"},
     }
+
+
+def test_the_files_that_a_task_of_ones_own_names(tmp_path):
+    """Its YAML, what that includes, its functions and its questions."""
+    workflow = Workflow(tmp_path)
+    for name in ("part.yaml", "utils.py", "questions.jsonl", "more.jsonl", "unused.py"):
+        (tmp_path / name).write_text("{}")
+    text = "include: part.yaml\nprocess_docs: !function utils.ask\n"
+    files = "dataset_kwargs: { data_files: { train: questions.jsonl, test: [more.jsonl] } }\n"
+    (tmp_path / "mine.yaml").write_text(f"task: mine\n{text}{files}")
+    workflow.config["tasks"] = {"mine": {"metric": "acc", "lm_eval_task": "mine.yaml"}}
+    target = ["results/tasks/mine"]
+    workflow(*target)
+    for name in ("mine.yaml", "part.yaml", "utils.py", "questions.jsonl", "more.jsonl", "unused.py"):
+        path = tmp_path / name
+        before, times = path.read_text(), path.stat()
+        path.write_text(before + "\n# changed")
+        expected = {"compile_task"} if name != "unused.py" else set()
+        assert starts(plans(workflow, {"seed": 1}, target)["seed"]) == expected, name
+        path.write_text(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_keys_of_other_objectives(tmp_path):

@@ -47,15 +47,17 @@ def leased_devices(count: int) -> Iterator[list[str]]:
     if count > len(devices):
         raise UserError(f"{count} GPUs are needed (one per rank) and {len(devices)} visible here: {','.join(devices)}")
     before = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+    # Numbers that a user chose are counted as CUDA counts for that user; ours are those of /dev.
+    order = {} if before["CUDA_VISIBLE_DEVICES"] else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     with contextlib.ExitStack() as locks:
         held = _hold(devices, count, locks)
         log.info("GPU %s", ",".join(held))
-        os.environ |= {"CUDA_VISIBLE_DEVICES": ",".join(held), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        os.environ |= {"CUDA_VISIBLE_DEVICES": ",".join(held), **order}
         try:
             yield held
         finally:
             for key, value in before.items():
-                os.environ.pop(key)
+                os.environ.pop(key, None)
                 if value is not None:
                     os.environ[key] = value
 

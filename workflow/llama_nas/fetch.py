@@ -42,10 +42,11 @@ def fetch_repository(
     """Download a Hub repository to `output`: safetensors, configs and tokenizer of a model; the tables of a dataset.
 
     kind: model or dataset. A model's config.json comes first and is checked, against the space too where `depths`
-    and `widths` are given, before any weight. What is there of an interrupted download is kept beside `output` and
-    used by the next try; every file is compared with the digest that the Hub publishes for it. Raises UserError for
-    what the Hub refuses, in one line.
+    and `widths` are given, before any weight. Files that an interrupted download has finished are kept beside `output`
+    and used by the next try; every file is compared with the digest that the Hub publishes for it. Raises UserError
+    for what the Hub refuses, in one line.
     """
+    os.environ.setdefault("TQDM_POSITION", "-1")  # the Hub client shows bytes and time left in a log, too
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.utils import filter_repo_objects
 

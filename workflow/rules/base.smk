@@ -81,7 +81,7 @@ else:
             runtime=60,
         params:
             code=code_digest("base"),
-            space=SPACE,
+            space=unwatched(SPACE),  # only checked, and by what reads the model, too
         shell:
             "llama-nas base --code {params.code} {params.space} --source {input.source} --output {output} 2> {log}"
 
@@ -108,7 +108,7 @@ if config["base"]["source"] == "hub" and "data_root" not in config:
         params:
             repository=config["base"]["hub_id"],
             revision=config["base"]["revision"],
-            space=f"--widths {WIDTHS} --depths {DEPTHS}",
+            space=unwatched(f"--widths {WIDTHS} --depths {DEPTHS}"),  # likewise: nothing is fetched again for another one
         shell:
             "HF_HUB_OFFLINE=0 llama-nas fetch --kind model --repo {params.repository} "
             "--revision {params.revision} {params.space} --output {output} 2> {log}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
+from llama_nas import __version__
 from llama_nas.code_digest import code_digest
 from llama_nas.config import (
     check_config,
@@ -20,6 +21,7 @@ from llama_nas.config import (
 from llama_nas.errors import UserError
 from llama_nas.pareto import spread
 from llama_nas.space import BYTES_PER_WEIGHT, QUANTIZED, ModelShape, Subnet
+from llama_nas.tasks.definitions import task_files
 
 try:
     config = check_config(config, name=config_name(workflow.configfiles[-1]))
@@ -65,7 +67,7 @@ wildcard_constraints:
 
 def image(family):
     """The container image of a stage family; used only with --sdm apptainer."""
-    return os.path.join(workflow.basedir, "containers", f"{family}-0.1.0.sif")
+    return os.path.join(workflow.basedir, "containers", f"{family}-{__version__}.sif")
 
 
 def options(values):
@@ -81,6 +83,18 @@ def options(values):
 def chosen(block, *keys):
     """Command-line options of some keys of a config block."""
     return options({key: block.get(key) for key in keys})
+
+
+def unwatched(value):
+    """A parameter for which no job is run again when it changes: it leaves the bytes of the output alone.
+
+    A function of the input, as Snakemake compares the values of all other parameters with those of the last run.
+    """
+
+    def given(wildcards, input):
+        return value
+
+    return given
 
 
 def memory(mb, bytes_per_parameter=0):
@@ -118,10 +132,10 @@ def fetched_revision(wildcards):
 
 
 def task_data(wildcards):
-    """What a task reads: the world or its dataset, fetched or local, and its own YAML if it has one."""
+    """What a task reads: the world or its dataset, fetched or local, and its own YAML with what that names."""
     settings = config["tasks"][wildcards.task]
     definition = settings.get("lm_eval_task", "")
-    own = [definition] if definition.endswith((".yaml", ".yml")) else []
+    own = list(map(str, task_files(Path(definition)))) if definition.endswith((".yaml", ".yml")) else []
     if EMBEDDED:
         return ["results/world", *own]
     dataset = task_dataset(wildcards.task, settings)
@@ -146,16 +160,6 @@ def instructions(wildcards):
 def instructions_path(wildcards, input):
     """The file or folder itself."""
     return input.instructions if "instructions" in config else "results/world/instructions.json"
-
-
-def keeping(wildcards, input):
-    """Options of the training for what is written beside the weights and leaves their bytes alone.
-
-    A function of the input, because Snakemake reruns no job for changed values of such parameters.
-    """
-    training = config["training"]
-    board = "results/tensorboard" if training["tensorboard"] else None
-    return options({"checkpoint_every": training["checkpoint_every"], "tensorboard": board})
 
 
 # --- search: a round reads the round before ---

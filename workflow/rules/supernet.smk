@@ -5,14 +5,11 @@ TRAINING = config["training"]
 SORTED = config["space"]["width_selection"] == "importance"
 # Switches, a rule's own paths, and what another stage reads; all other keys are options of `llama-nas finetune`.
 SWITCHES = [key for key in ("freeze_inactive", "gradient_checkpointing", "offload_optimizer") if TRAINING[key]]
-NOT_OPTIONS = (
-    "max_length",
-    "freeze_inactive",
-    "gradient_checkpointing",
-    "offload_optimizer",
-    "checkpoint_every",
-    "tensorboard",
-)
+BESIDE = {  # what is written beside the weights
+    "checkpoint_every": TRAINING["checkpoint_every"],
+    "tensorboard": "results/tensorboard" if TRAINING["tensorboard"] else None,
+}
+NOT_OPTIONS = ("max_length", "freeze_inactive", "gradient_checkpointing", "offload_optimizer", *BESIDE)
 
 
 rule tokenize:
@@ -62,7 +59,7 @@ if SORTED:
             image("train")
         threads: TRAINING["threads"]
         resources:
-            mem_mb=memory(8000),
+            mem_mb=memory(8000, 8),
             runtime=120,
             gpu=GPU,
         params:
@@ -107,12 +104,12 @@ rule finetune:
         space=SPACE,
         settings=chosen(TRAINING, *[key for key in TRAINING if key not in NOT_OPTIONS]),
         switches=" ".join(f"--{key.replace('_', '-')}" for key in SWITCHES),
-        keeping=keeping,
+        beside=unwatched(options(BESIDE)),
         device=config["compute"]["device"],
         # Outside the declared outputs, which Snakemake deletes before a job: a killed run continues from here.
         checkpoints="results/checkpoints",
     shell:
         "{resources.mpi} llama-nas finetune --nodes {resources.nodes} --code {params.code} --seed {params.seed} "
-        "{params.space} {params.settings} {params.switches} {params.keeping} --device {params.device} "
+        "{params.space} {params.settings} {params.switches} {params.beside} --device {params.device} "
         "--base {input.base} --rows {input.rows} "
         "--checkpoints {params.checkpoints} --output {output} 2> {log}"

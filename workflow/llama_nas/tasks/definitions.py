@@ -136,6 +136,36 @@ def _find_file(path: Path) -> tuple[TaskManager, str]:
     return manager, name
 
 
+def task_files(definition: Path) -> list[Path]:
+    """A task YAML and what it names: YAMLs it includes, modules of its functions, local files with its data.
+
+    Of what cannot be read nothing is said here; the compile stage says what is wrong with it.
+    """
+    import yaml
+
+    functions: list[str] = []
+
+    class Loader(yaml.SafeLoader):
+        """Knows lm-eval's tag `!function module.name`."""
+
+    Loader.add_multi_constructor("!", lambda loader, _, node: functions.append(loader.construct_scalar(node)))
+    try:
+        content = yaml.load(definition.read_text(encoding="utf-8"), Loader)
+        data = content.get("dataset_kwargs", {}).get("data_files", [])
+    except (OSError, yaml.YAMLError, AttributeError):
+        return [definition]
+    splits = data.values() if isinstance(data, dict) else [data]
+    files = [name for split in splits for name in ([split] if isinstance(split, str) else split)]
+    modules = {definition.parent / f"{function.rpartition('.')[0]}.py" for function in functions}
+    included = [definition.parent / content["include"]] if "include" in content else []
+    named = [*sorted(modules), *map(Path, files)]
+    return [
+        definition,
+        *(path for path in named if path.is_file()),
+        *(f for path in included for f in task_files(path)),
+    ]
+
+
 def is_known(lm_eval_task: str) -> bool:
     """Whether lm-eval, or a YAML beside this file, defines the task; costs a fraction of a second, imports nothing.
 
