@@ -46,7 +46,6 @@ def fetch_repository(
     and used by the next try; every file is compared with the digest that the Hub publishes for it. Raises UserError
     for what the Hub refuses, in one line.
     """
-    os.environ.setdefault("TQDM_POSITION", "-1")  # the Hub client shows bytes and time left in a log, too
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.utils import filter_repo_objects
 
