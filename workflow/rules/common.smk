@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake import benchmark as sampling
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
@@ -30,8 +31,12 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-# Seconds between the first 30 samples of a job for its `benchmark:` file; then they are half a minute apart. Snakemake's
-# own half second cost a tenth of the default run's processor time and missed what a job used after its first 15 seconds.
+# Two things that Snakemake 9.27 does too often; measured in docs/embedded-world.md. One second after it has looked for jobs
+# to start it looks again, and that look calls for the next: every job that ends adds one look a second, as long as others
+# wait for a core. Jobs that start or end wake the scheduler anyway.
+JobScheduler._schedule_reevalutation = lambda scheduler, delay: None
+# Seconds between the first 30 samples of a job for its `benchmark:` file; then they are half a minute apart. With half a
+# second what a job used after its first 15 seconds was missed.
 sampling.BENCHMARK_INTERVAL_SHORT = 3
 
 os.environ.update(LLAMA_NAS_WORKFLOW=workflow.basedir)  # where envs/*.yaml take the package from
