@@ -3,6 +3,7 @@
 import csv
 import errno
 import sys
+import threading
 from pathlib import Path
 
 from snakemake import benchmark as sampling
@@ -31,10 +32,18 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
+
 # Two things that Snakemake 9.27 does too often; measured in docs/embedded-world.md. One second after it has looked for jobs
 # to start it looks again, and that look calls for the next: every job that ends adds one look a second, as long as others
-# wait for a core. Jobs that start or end wake the scheduler anyway.
-JobScheduler._schedule_reevalutation = lambda scheduler, delay: None
+# wait for a core. Jobs that start or end wake the scheduler anyway; the clock is needed only where its limit of jobs a second
+# holds others back.
+def look_again(scheduler, delay):
+    limiter = scheduler.job_rate_limiter
+    if limiter is None or not limiter.get_free_jobs():
+        threading.Timer(delay, scheduler._open_jobs.release).start()
+
+
+JobScheduler._schedule_reevalutation = look_again
 # Seconds between the first 30 samples of a job for its `benchmark:` file; then they are half a minute apart. With half a
 # second what a job used after its first 15 seconds was missed.
 sampling.BENCHMARK_INTERVAL_SHORT = 3
