@@ -7,7 +7,8 @@ the cores; by rule, from the jobs' `benchmark:` files, their number, wall second
 every job pays; what a second run, with nothing to do, takes; and a dry-run of the preset for LLaMA2-7B up to its
 fronts. Needs the machine for itself. Writes benchmarks/workflow.json.
 
-Processor time is the kernel's count; that of the `benchmark:` files is a sample, which misses the end of a job.
+Processor time is the kernel's count, of jobs with the solver that Snakemake starts for its plans; that of the
+`benchmark:` files is a sample, which misses the end of a job.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake import benchmark as sampling
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMBERS = ["01111x", "00011x"]  # of the stand-in's front, the two that are spread over its sizes
@@ -293,3 +295,9 @@ def test_workflow_is_clean():
     for command in (["snakemake", "--lint"], ["snakefmt", "--check", "Snakefile", "workflow/rules"]):
         result = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_what_the_rules_override_in_snakemake_is_there():
+    """Renamed, it would be overridden without effect and without a word."""
+    assert callable(JobScheduler._schedule_reevalutation)
+    assert sampling.BENCHMARK_INTERVAL_SHORT < sampling.BENCHMARK_INTERVAL

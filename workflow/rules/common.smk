@@ -33,7 +33,7 @@ except UserError as error:
     sys.exit(str(error))
 
 
-# Two things that Snakemake 9.27 does too often; measured in docs/embedded-world.md. One second after it has looked for jobs
+# Two things that Snakemake 9.27 does too often (docs/embedded-world.md: what it cost). One second after it has looked for jobs
 # to start it looks again, and that look calls for the next: every job that ends adds one look a second, as long as others
 # wait for a core. Jobs that start or end wake the scheduler anyway; the clock is needed only where its limit of jobs a second
 # holds others back.

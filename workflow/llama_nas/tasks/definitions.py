@@ -152,18 +152,15 @@ def task_files(definition: Path) -> list[Path]:
     try:
         content = yaml.load(definition.read_text(encoding="utf-8"), Loader)
         data = content.get("dataset_kwargs", {}).get("data_files", [])
-    except (OSError, yaml.YAMLError, AttributeError):
+        splits = data.values() if isinstance(data, dict) else [data]
+        files = [Path(name) for split in splits for name in ([split] if isinstance(split, str) else split)]
+        included = [definition.parent / content["include"]] if "include" in content else []
+        included = [file for path in included if path.is_file() for file in task_files(path)]
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError, RecursionError):
         return [definition]
-    splits = data.values() if isinstance(data, dict) else [data]
-    files = [name for split in splits for name in ([split] if isinstance(split, str) else split)]
     modules = {definition.parent / f"{function.rpartition('.')[0]}.py" for function in functions}
-    included = [definition.parent / content["include"]] if "include" in content else []
-    named = [*sorted(modules), *map(Path, files)]
-    return [
-        definition,
-        *(path for path in named if path.is_file()),
-        *(f for path in included for f in task_files(path)),
-    ]
+    found = [definition, *(path for path in [*sorted(modules), *files] if path.is_file()), *included]
+    return list(dict.fromkeys(found))
 
 
 def is_known(lm_eval_task: str) -> bool:
