@@ -2,21 +2,22 @@
 # make test  set everything up and pass the tests
 # make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
 # make test-gguf  compile llama.cpp, install MLX, and let them read the exports (minutes; not part of make test)
-# make setup  the environment alone;  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
+# make setup  the environment alone, with Snakemake's SLURM plugin where sbatch is found (else: make slurm);  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.ready
+PLUGIN := $(VENV)/.slurm
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
-.PHONY: run test test-gguf report setup check images test-slurm test-containers lock clean
+.PHONY: run test test-gguf report setup slurm check images test-slurm test-containers lock clean
 
 run: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
 
-test: $(READY)
+test: $(PLUGIN)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
 
 test-gguf: $(READY)
@@ -27,7 +28,7 @@ test-gguf: $(READY)
 report: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --report results/report.html
 
-setup: $(READY)
+setup: $(READY) $(if $(shell command -v sbatch 2> /dev/null),slurm)
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -39,7 +40,7 @@ images: $(READY)
 	PYTHON="$(CURDIR)/$(BIN)/python" containers/build.sh $(FAMILIES)
 
 # Not part of `make test`: they need root, system packages and minutes. .ci/run installs what they need.
-test-slurm test-containers: test-%: $(READY)
+test-slurm test-containers: test-%: $(PLUGIN)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --numprocesses=0 --capture=no tests/cluster/test_$*.py $(PYTEST_ARGS)
 
 # torch comes before the rest and from its own pin, or other packages would choose another build of it.
@@ -53,7 +54,13 @@ $(READY): Makefile pyproject.toml $(wildcard envs/*.txt)
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-lock:
+slurm: $(PLUGIN)
+
+$(PLUGIN): $(READY)
+	$(PIP) -r envs/slurm.txt
+	touch $@
+
+lock: $(PLUGIN)
 	$(BIN)/python envs/lock.py
 
 clean:
