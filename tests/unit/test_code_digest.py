@@ -16,16 +16,23 @@ def package(tmp_path, monkeypatch) -> Path:
     copy = tmp_path / "llama_nas"
     shutil.copytree(module.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "ROOT", copy)
-    module._source.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget()
     yield copy
+    forget()
+
+
+def forget() -> None:
+    """As a new process would find the package."""
     module._source.cache_clear()
+    module._package_hash.cache_clear()
 
 
 def changed(edit) -> set[str]:
     """Stages whose digest the edit changes."""
     before = {stage: module.code_digest(stage) for stage in STAGES}
     edit()
-    module._source.cache_clear()
+    forget()
     return {stage for stage in STAGES if module.code_digest(stage) != before[stage]}
 
 
@@ -54,6 +61,24 @@ def test_an_edit_reaches_the_stages_that_import_the_module(package):
     assert changed(append(package / "analysis/summary.py", "\nADDED = 1\n")) <= later
     assert changed(append(package / "search/nsga.py", "\nADDED = 1\n")) == {"sample", "propose"}
     assert changed(append(package / "world/facts.py", "\nADDED = 1\n")) == {"world", "pretrain"}
+
+
+def test_the_code_is_read_once_until_a_file_changes(package, monkeypatch):
+    digest = module.code_digest("evaluate")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_digest", lambda stage: pytest.fail("read again"))
+        forget()
+        assert module.code_digest("evaluate") == digest
+    (package / "elastic.py").write_text((package / "elastic.py").read_text() + "\nADDED = 1\n")
+    forget()
+    assert module.code_digest("evaluate") != digest
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(package, monkeypatch):
+    digest = module.code_digest("evaluate")
+    (package.parent / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(package.parent / "file"))
+    assert module.code_digest("evaluate") == digest
 
 
 def test_templates_and_started_modules_count(package):

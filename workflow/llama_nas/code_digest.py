@@ -3,12 +3,19 @@
 It covers the stage's pair of functions in `commands/` with the helpers they use, and every module of this package
 they reach by imports, followed statically. Comments, docstrings and formatting do not count: an edit in
 `analysis/` never retrains a model.
+
+Reading the code takes a third of a second, in every start of Snakemake and of a job, so digests are kept in the user's
+cache folder, under a hash of all files of the package as they are.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import os
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,11 +26,44 @@ ROOT = Path(__file__).parent
 
 def code_digest(stage: str) -> str:
     """First 16 hex digits of the sha256 of everything stage `stage` (a sub-command's name) runs in this package."""
+    cache_folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    kept = Path(cache_folder, "llama-nas/code", _package_hash(), stage)
+    try:
+        return kept.read_text(encoding="ascii")
+    except OSError:
+        digest = _digest(stage)
+    with contextlib.suppress(OSError):  # a folder that cannot be written only costs the time of reading the code
+        _write_whole(kept, digest)
+    return digest
+
+
+def _digest(stage: str) -> str:
     functions = _stage_functions(stage)
     parts = [_read(function)[0] for function in functions]
     for path in sorted(_closure(functions)):
         parts.append(f"{path.relative_to(ROOT).as_posix()}\n{_source(path).meaning}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def _package_hash() -> str:
+    """Of the bytes of every file a digest can depend on, and of the Python that reads them."""
+    hashed = hashlib.sha256(sys.version.encode())
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(names):
+            path = Path(folder, name)
+            content = path.read_bytes()
+            hashed.update(f"\n{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+    return hashed.hexdigest()[:16]
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Jobs write the same file at the same time: each a file of its own, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
+        file.write(text)
+    os.replace(file.name, path)
 
 
 class _Source:
