@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import env
 
 from llama_nas.errors import UserError
 from llama_nas.tasks.compile import compile_task
@@ -54,6 +55,20 @@ def instances(name, hub, limit, shots=None):
 
 def resolved(task):
     return {key: value for key, value in task.dump_config().items() if key != "dataset_path"}
+
+
+def test_templates_are_compiled_once_and_render_as_stock_ones(hub, monkeypatch):
+    (task,) = leaf_tasks(load_task("arc_easy", data_root=hub))
+    env.from_string.cache_clear()
+    compiled: list[str] = []
+    compiling = env.compile
+    monkeypatch.setattr(
+        env, "compile", lambda text, *rest, **more: compiled.append(text) or compiling(text, *rest, **more)
+    )
+    documents = [doc for _, doc in zip(range(5), task.test_docs(), strict=False)]
+    texts = [task.doc_to_text(document) for document in documents]
+    assert len(compiled) == 1
+    assert texts == [env.overlay().from_string(compiled[0]).render(**document) for document in documents]
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "truthfulqa_mc1", "winogrande", "mmlu"])

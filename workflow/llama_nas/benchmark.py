@@ -14,7 +14,7 @@ from llama_nas.artifacts import read_json, write_json
 from llama_nas.errors import UserError
 from llama_nas.hf_folder import DTYPES, SUBNET_FILE, check_precision, set_arithmetic, weight_files
 from llama_nas.tasks.compiled import TASK_FILE
-from llama_nas.tasks.definitions import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, leaf_tasks, load_task
+from llama_nas.tasks.definitions import evaluate_task, leaf_tasks, load_task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -85,10 +85,8 @@ def _run(
     definition: Any, settings: dict[str, Any], model: Path, precision: str, batch_size: int, device: str, threads: int
 ) -> tuple[dict[str, Any], int, str]:
     """lm-eval's results, the bytes of the model as its weights are stored, and the dtype of the arithmetic."""
-    import lm_eval
     import torch
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     torch.set_num_threads(threads)
     language_model = HFLM(
@@ -102,17 +100,7 @@ def _run(
     )
     footprint = language_model.model.get_memory_footprint()
     arithmetic = set_arithmetic(language_model.model, precision, device)
-    results = lm_eval.simple_evaluate(
-        model=language_model,
-        tasks=[definition],
-        num_fewshot=settings["num_fewshot"],
-        limit=settings["limit"],
-        log_samples=False,
-        task_manager=TaskManager(include_defaults=False),  # the tasks are built: no need to index lm-eval's
-        random_seed=PYTHON_SEED,
-        numpy_random_seed=NUMPY_SEED,
-        fewshot_random_seed=FEWSHOT_SEED,
-    )
+    results = evaluate_task(language_model, definition, settings["num_fewshot"], settings["limit"])
     return results, footprint, arithmetic
 
 

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from llama_nas.artifacts import read_json, write_json
 from llama_nas.hf_folder import load_model, stored_quantization
 from llama_nas.scoring.score import full_network, score_trie
 from llama_nas.space import ModelShape
-from llama_nas.tasks.definitions import FEWSHOT_SEED, NUMPY_SEED, PYTHON_SEED, load_task
+from llama_nas.tasks.definitions import evaluate_task, load_task
 from llama_nas.tasks.encode import fit_to_model
 from llama_nas.tasks.trie import build_trie
 
@@ -94,17 +92,8 @@ def score_folder(
     definition = load_task(task, data_root=data_root, subtasks=subtasks)
     torch.set_num_threads(threads)
     loaded = load_model(model, precision, device)
-    results = lm_eval.simple_evaluate(
-        model=TrieLM(loaded, chunk_tokens, group_tokens, tokenizer=str(model)),
-        tasks=[definition],
-        num_fewshot=num_fewshot,
-        limit=limit,
-        log_samples=False,
-        task_manager=TaskManager(include_defaults=False),  # the task is built: no need to index lm-eval's
-        random_seed=PYTHON_SEED,
-        numpy_random_seed=NUMPY_SEED,
-        fewshot_random_seed=FEWSHOT_SEED,
-    )
+    language_model = TrieLM(loaded, chunk_tokens, group_tokens, tokenizer=str(model))
+    results = evaluate_task(language_model, definition, num_fewshot, limit)
     print(make_table(results))
     if results.get("groups"):
         print(make_table(results, "groups"))
