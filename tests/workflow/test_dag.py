@@ -287,7 +287,7 @@ def test_slurm_profile_dry_run(tmp_path):
         text=True, capture_output=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert jobs(result)["evaluate"] == 55  # 10 rounds and the finalists, of 5 tasks
+    assert jobs(result)["evaluate"] == 30  # 5 rounds and the finalists, of 5 tasks
 
 
 def test_workflow_is_clean():

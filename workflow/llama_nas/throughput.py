@@ -31,7 +31,7 @@ from llama_nas.space import PRECISIONS, QUANTIZED, ModelShape, Subnet
 log = logging.getLogger(__name__)
 
 WARMUP_RUNS = 3
-RUNS_PER_TURN = 5  # decodes that share one computed context
+RUNS_PER_TURN = 3  # decodes that share one computed context
 SATURATED = 1.1  # twice the batch for less than this factor of tokens/s is not worth it
 LONG_ENOUGH = 0.02  # seconds of a matrix product whose rate is believed
 
@@ -254,7 +254,8 @@ def _time_in_turns(
     seconds: dict[tuple[Entry, Phase], list[float]] = {(entry, phase): [] for entry in entries for phase in phases}
     for network, phase in product(networks.values(), phases):
         run_seconds(network, phase, WARMUP_RUNS)
-    turns = [RUNS_PER_TURN] * (repeats // RUNS_PER_TURN) + [repeats % RUNS_PER_TURN]
+    full_turns, rest = divmod(repeats, RUNS_PER_TURN)
+    turns = [RUNS_PER_TURN] * full_turns + [rest] * (rest > 0)
     for runs in track(turns, total=len(turns), label="turns"):
         for (entry, network), phase in product(networks.items(), phases):
             seconds[entry, phase] += run_seconds(network, phase, runs)
