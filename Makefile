@@ -2,7 +2,8 @@
 # make test  set everything up and pass the tests
 # make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
 # make test-gguf  compile llama.cpp, install MLX, and let them read the exports (minutes; not part of make test)
-# make setup  the environment alone, with Snakemake's SLURM plugin where sbatch is found (else: make slurm);  make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
+# make setup  the environment alone, with Snakemake's SLURM plugin where sbatch is found (elsewhere: make slurm)
+# make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -60,7 +61,7 @@ $(PLUGIN): $(READY)
 	$(PIP) -r envs/slurm.txt
 	touch $@
 
-lock: $(PLUGIN)
+lock:
 	$(BIN)/python envs/lock.py
 
 clean:

@@ -5,6 +5,7 @@ envs/<family>.yaml, which pins all that the family's packages need in turn.
 """
 
 import re
+import sys
 from importlib.metadata import distribution, distributions
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 
 ENVS = Path(__file__).parent
 FAMILIES = ("search", "score", "train")
+APART = {"constraints.txt", "gguf.txt"}  # the lock itself; what only `make test-gguf` installs, with its own pins
 CONDA = """\
 # The conda form of envs/{family}.txt at the versions of envs/constraints.txt (--sdm conda). Made by: make lock
 name: llama-nas-{family}
@@ -50,6 +52,9 @@ def closure(wanted: list[Requirement]) -> set[str]:
 
 def main() -> None:
     installed = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    wanted = {normal(r.name) for path in ENVS.glob("*.txt") if path.name not in APART for r in requirements(path)}
+    if missing := wanted - {normal(name) for name in installed}:
+        sys.exit(f"error: not installed here: {', '.join(sorted(missing))}; run make setup, and make slurm, first")
     pins = [
         f"{name}=={installed[name].split('+')[0]}"  # without +cpu: a GPU machine gets its own build of the same pin
         for name in sorted(installed, key=str.lower)

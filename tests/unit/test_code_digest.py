@@ -74,11 +74,33 @@ def test_the_code_is_read_once_until_a_file_changes(package, monkeypatch):
     assert module.code_digest("evaluate") != digest
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(package, monkeypatch):
+def test_a_cache_without_use_is_done_without(package, monkeypatch):
+    """One that holds something else, one that cannot be written, one that is nowhere."""
     digest = module.code_digest("evaluate")
-    (package.parent / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(package.parent / "file"))
-    assert module.code_digest("evaluate") == digest
+    (kept,) = (package.parent / "cache").rglob("evaluate")
+    for content in (b"", b"x" * 16, b"\xff" * 16):
+        kept.write_bytes(content)
+        assert module.code_digest("evaluate") == digest == kept.read_text()
+    assert list(kept.parent.iterdir()) == [kept]
+    monkeypatch.chdir(package)
+    for folder in (str(kept), "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", folder)
+        assert module.code_digest("evaluate") == digest
+    assert not (package / "relative").exists()
+
+
+def test_code_that_is_edited_while_it_is_read_is_not_kept(package, monkeypatch):
+    digest, read = module.code_digest("evaluate"), module._digest
+    shutil.rmtree(package.parent / "cache")
+
+    def edited(stage: str) -> str:
+        append(package / "elastic.py", "\nADDED = 1\n")()
+        return read(stage)
+
+    monkeypatch.setattr(module, "_digest", edited)
+    forget()
+    assert module.code_digest("evaluate") != digest
+    assert not (package.parent / "cache").exists()
 
 
 def test_templates_and_started_modules_count(package):

@@ -15,6 +15,8 @@ from llama_nas.errors import UserError
 from llama_nas.export import export_subnet
 from llama_nas.harness import TrieLM
 from llama_nas.quantize import quantize_folder
+from llama_nas.tasks.definitions import load_task
+from llama_nas.tasks.evaluation import evaluate_task
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 
@@ -44,6 +46,14 @@ def test_simple_evaluate_takes_the_class_and_gives_stock_answers(stories):
         np.testing.assert_allclose([v for v, _ in values], [v for v, _ in expected], rtol=1e-5)
         assert [greedy for _, greedy in values] == [greedy for _, greedy in expected]
         assert results["results"] == stock["results"]
+
+
+def test_a_stage_gets_all_of_lm_eval_but_its_report_on_the_machine(stories):
+    model = HFLM(str(stories), device="cpu", dtype="float32", batch_size=8)
+    stock = evaluate(model, "arc_easy", limit=5)
+    ours = evaluate_task(model, load_task("arc_easy", data_root=stories.parents[1]), None, 5)
+    assert ours["results"]["arc_easy"] == stock["results"]["arc_easy"]
+    assert "n-shot" in ours and "pretty_env_info" not in ours
 
 
 def test_rolling_texts_share_one_trie(stories, tmp_path):

@@ -68,7 +68,7 @@ def test_templates_are_compiled_once_and_render_as_stock_ones(hub, monkeypatch):
     documents = [doc for _, doc in zip(range(5), task.test_docs(), strict=False)]
     texts = [task.doc_to_text(document) for document in documents]
     assert len(compiled) == 1
-    assert texts == [env.overlay().from_string(compiled[0]).render(**document) for document in documents]
+    assert texts == [type(env).from_string(env, compiled[0]).render(**document) for document in documents]
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "truthfulqa_mc1", "winogrande", "mmlu"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from snakemake import benchmark as sampling
+from snakemake.persistence import PersistenceBase
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def test_default_config_dry_run():
     )
     assert result.returncode == 0, result.stderr
     counts = jobs(result)
-    assert counts["evaluate"] == 55 and counts["propose"] == 45 and counts["finalists"] == 5 and counts["front"] == 5
+    assert counts["evaluate"] == 30 and counts["propose"] == 20 and counts["finalists"] == 5 and counts["front"] == 5
 
 
 def test_direct_target_needs_no_search(run):
@@ -301,3 +302,5 @@ def test_what_the_rules_override_in_snakemake_is_there():
     """Renamed, it would be overridden without effect and without a word."""
     assert callable(JobScheduler._schedule_reevalutation)
     assert sampling.BENCHMARK_INTERVAL_SHORT < sampling.BENCHMARK_INTERVAL
+    assert isinstance(vars(PersistenceBase)["_serialize_param"], property)
+    assert callable(PersistenceBase._serialize_param_builtin)

@@ -86,7 +86,8 @@ VALUES = {
     "export.formats": ["hf", "padded"],
     "benchmark.precisions": ["fp16", "int8", "fp32"],
 }
-# Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves.
+# Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves: all
+# are tried below where they have one.
 WITHOUT_EFFECT = {"tasks.arc_easy.dataset": "o/data", "tasks.arc_easy.revision": "abc"}
 WITHOUT_EFFECT |= {"search.precision": "int8", "search.latency": "prefill"}  # read with other objectives or a limit
 COSTS = {"dtype": "fp32", "batch_size": 2, "sequence_length": 64, "new_tokens": 8, "repeats": 3, "checks": 4}
@@ -181,6 +182,27 @@ def test_a_changed_key_reruns_the_rules_that_read_it(done):
     assert {key: starts(jobs) for key, jobs in ran.items()} == expected
 
 
+def test_keys_that_change_only_together(done):
+    """The full MLP width is the first of the widths (what reads the base follows); only a group has subtasks."""
+    wide = copy.deepcopy(done)
+    wide.config["space"]["widths"] = [48, 24]
+    ran = plans(wide, {"embedded.intermediate_size": 48})["embedded.intermediate_size"]
+    assert starts(ran) == {"pretrain"}
+    group = {"metric": "acc", "lm_eval_task": "mmlu", "subtasks": ["anatomy"]}
+    ran = plans(done, {"tasks.arc_easy": group})["tasks.arc_easy"]
+    assert starts(ran) == {"compile_task"}
+
+
+def test_environment_files_rerun_nothing_without_conda(tmp_path):
+    """They count with --sdm conda alone, by Snakemake's own trigger; an image has its version in its name."""
+    workflow = Workflow(tmp_path)
+    targets = ["results/tasks/arc_easy"]
+    workflow(*targets)
+    for path in (workflow.code / "envs").glob("*.*"):
+        path.write_bytes(path.read_bytes() + b"# changed\n")
+    assert plans(workflow, {"seed": 1}, targets)["seed"] == []
+
+
 def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     """A local model and local data; then a model and instructions from the Hub."""
     workflow = Workflow(tmp_path)
@@ -213,11 +235,14 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
 
     workflow.config["base"] = {"source": "hub", "hub_id": "o/model", "revision": "1"}
     workflow.config["instructions"] = {"hub_id": "o/rows", "revision": "1"}
+    mine = {"metric": "acc", "lm_eval_task": "arc_easy", "dataset": "o/data", "revision": "1"}
+    workflow.config["tasks"] = {"mine": mine}
     del workflow.config["data_root"]
-    targets = ["results/base", "results/supernet"]
+    targets = ["results/base", "results/supernet", "results/tasks/mine"]
     assert starts(plans(workflow, {"base.source": "hub"}, targets)["base.source"]) >= {"fetch_model", "fetch_dataset"}
     workflow(*targets)
     values = {"base.revision": "2", "instructions.revision": "2", "base.hub_id": "o/other", "space.depths": [5, 6]}
+    values |= {"tasks.mine.dataset": "o/other-data", "tasks.mine.revision": "2"}
     ran = plans(workflow, values | {"instructions.hub_id": "o/other-rows"}, targets)
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
         "space.depths": {"finetune"},
@@ -225,6 +250,8 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
         "base.revision": {"fetch_model"},
         "instructions.revision": {"fetch_dataset"},
         "base.hub_id": {"fetch_model", "base_model"},
+        "tasks.mine.dataset": {"fetch_dataset", "compile_task"},
+        "tasks.mine.revision": {"fetch_dataset"},
     }
 
 

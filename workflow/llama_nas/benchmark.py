@@ -14,7 +14,8 @@ from llama_nas.artifacts import read_json, write_json
 from llama_nas.errors import UserError
 from llama_nas.hf_folder import DTYPES, SUBNET_FILE, check_precision, set_arithmetic, weight_files
 from llama_nas.tasks.compiled import TASK_FILE
-from llama_nas.tasks.definitions import evaluate_task, leaf_tasks, load_task
+from llama_nas.tasks.definitions import leaf_tasks, load_task
+from llama_nas.tasks.evaluation import evaluate_task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

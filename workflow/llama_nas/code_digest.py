@@ -14,8 +14,8 @@ import ast
 import contextlib
 import hashlib
 import os
+import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -27,13 +27,19 @@ ROOT = Path(__file__).parent
 def code_digest(stage: str) -> str:
     """First 16 hex digits of the sha256 of everything stage `stage` (a sub-command's name) runs in this package."""
     cache_folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    kept = Path(cache_folder, "llama-nas/code", _package_hash(), stage)
-    try:
-        return kept.read_text(encoding="ascii")
-    except OSError:
-        digest = _digest(stage)
-    with contextlib.suppress(OSError):  # a folder that cannot be written only costs the time of reading the code
-        _write_whole(kept, digest)
+    if not os.path.isabs(cache_folder):  # no home is known
+        return _digest(stage)
+    package = _package_hash()
+    kept = Path(cache_folder, "llama-nas/code", package, stage)
+    # A file that cannot be read or written, or holds something else, only costs the time of reading the code.
+    with contextlib.suppress(OSError, ValueError):
+        text = kept.read_text(encoding="ascii")
+        if re.fullmatch("[0-9a-f]{16}", text):
+            return text
+    digest = _digest(stage)
+    if _package_hash.__wrapped__() == package:  # else a file was edited meanwhile
+        with contextlib.suppress(OSError):
+            _write_whole(kept, digest)
     return digest
 
 
@@ -53,6 +59,8 @@ def _package_hash() -> str:
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         for name in sorted(names):
             path = Path(folder, name)
+            if name.startswith(".") or not path.is_file():  # an editor's
+                continue
             content = path.read_bytes()
             hashed.update(f"\n{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
     return hashed.hexdigest()[:16]
@@ -61,9 +69,13 @@ def _package_hash() -> str:
 def _write_whole(path: Path, text: str) -> None:
     """Jobs write the same file at the same time: each a file of its own, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    own = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        own.write_text(text, encoding="ascii")
+        os.replace(own, path)
+    except OSError:
+        own.unlink(missing_ok=True)
+        raise
 
 
 class _Source:

@@ -20,8 +20,9 @@ from llama_nas.artifacts import read_json, write_json
 from llama_nas.hf_folder import load_model, stored_quantization
 from llama_nas.scoring.score import full_network, score_trie
 from llama_nas.space import ModelShape
-from llama_nas.tasks.definitions import evaluate_task, load_task
+from llama_nas.tasks.definitions import load_task
 from llama_nas.tasks.encode import fit_to_model
+from llama_nas.tasks.evaluation import evaluate_task
 from llama_nas.tasks.trie import build_trie
 
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from snakemake import benchmark as sampling
+from snakemake.persistence import PersistenceBase
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
@@ -33,7 +34,7 @@ except UserError as error:
     sys.exit(str(error))
 
 
-# Two things that Snakemake 9.27 does too often (docs/embedded-world.md: what it cost). One second after it has looked for jobs
+# Three things that Snakemake 9.27 does too often (docs/embedded-world.md: what it cost). One second after it has looked for jobs
 # to start it looks again, and that look calls for the next: every job that ends adds one look a second, as long as others
 # wait for a core. Jobs that start or end wake the scheduler anyway; the clock is needed only where its limit of jobs a second
 # holds others back.
@@ -47,11 +48,14 @@ JobScheduler._schedule_reevalutation = look_again
 # Seconds between the first 30 samples of a job for its `benchmark:` file; then they are half a minute apart. With half a
 # second what a job used after its first 15 seconds was missed.
 sampling.BENCHMARK_INTERVAL_SHORT = 3
+# To compare a job's parameters with those of its last run it imports pandas, if that is installed, as they might be tables;
+# ours are words.
+PersistenceBase._serialize_param = PersistenceBase._serialize_param_builtin
 
 os.environ.update(LLAMA_NAS_WORKFLOW=workflow.basedir)  # where envs/*.yaml take the package from
 
-# Whatever is fetched is fetched by the fetch rules, which alone set HF_HUB_OFFLINE=0; every cache lives in the working
-# directory, which is the only folder besides /tmp that a container sees.
+# Whatever is fetched is fetched by the fetch rules, which alone set HF_HUB_OFFLINE=0; every cache of a job lives in the
+# working directory, which is the only folder besides /tmp that a container sees.
 shell.prefix(
     "export HOME=$PWD XDG_CACHE_HOME=$PWD/.cache HF_HOME=$PWD/.cache/huggingface TRITON_CACHE_DIR=$PWD/.cache/triton "
     "HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
