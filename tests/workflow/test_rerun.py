@@ -182,15 +182,12 @@ def test_a_changed_key_reruns_the_rules_that_read_it(done):
     assert {key: starts(jobs) for key, jobs in ran.items()} == expected
 
 
-def test_keys_that_change_only_together(done):
-    """The full MLP width is the first of the widths (what reads the base follows); only a group has subtasks."""
+def test_the_full_width_changes_with_the_widths(done):
+    """The full MLP width is the first of the widths; what reads the base follows."""
     wide = copy.deepcopy(done)
     wide.config["space"]["widths"] = [48, 24]
     ran = plans(wide, {"embedded.intermediate_size": 48})["embedded.intermediate_size"]
     assert starts(ran) == {"pretrain"}
-    group = {"metric": "acc", "lm_eval_task": "mmlu", "subtasks": ["anatomy"]}
-    ran = plans(done, {"tasks.arc_easy": group})["tasks.arc_easy"]
-    assert starts(ran) == {"compile_task"}
 
 
 def test_environment_files_rerun_nothing_without_conda(tmp_path):
@@ -236,13 +233,14 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     workflow.config["base"] = {"source": "hub", "hub_id": "o/model", "revision": "1"}
     workflow.config["instructions"] = {"hub_id": "o/rows", "revision": "1"}
     mine = {"metric": "acc", "lm_eval_task": "arc_easy", "dataset": "o/data", "revision": "1"}
-    workflow.config["tasks"] = {"mine": mine}
+    group = {"metric": "acc", "lm_eval_task": "mmlu", "subtasks": ["anatomy"]}
+    workflow.config["tasks"] = {"mine": mine, "group": group}
     del workflow.config["data_root"]
-    targets = ["results/base", "results/supernet", "results/tasks/mine"]
+    targets = ["results/base", "results/supernet", "results/tasks/mine", "results/tasks/group"]
     assert starts(plans(workflow, {"base.source": "hub"}, targets)["base.source"]) >= {"fetch_model", "fetch_dataset"}
     workflow(*targets)
     values = {"base.revision": "2", "instructions.revision": "2", "base.hub_id": "o/other", "space.depths": [5, 6]}
-    values |= {"tasks.mine.dataset": "o/other-data", "tasks.mine.revision": "2"}
+    values |= {"tasks.mine.dataset": "o/other-data", "tasks.mine.revision": "2", "tasks.group.subtasks": ["virology"]}
     ran = plans(workflow, values | {"instructions.hub_id": "o/other-rows"}, targets)
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
         "space.depths": {"finetune"},
@@ -252,6 +250,7 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
         "base.hub_id": {"fetch_model", "base_model"},
         "tasks.mine.dataset": {"fetch_dataset", "compile_task"},
         "tasks.mine.revision": {"fetch_dataset"},
+        "tasks.group.subtasks": {"compile_task"},
     }
 
 

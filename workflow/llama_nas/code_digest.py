@@ -4,8 +4,8 @@ It covers the stage's pair of functions in `commands/` with the helpers they use
 they reach by imports, followed statically. Comments, docstrings and formatting do not count: an edit in
 `analysis/` never retrains a model.
 
-Reading the code takes a third of a second, in every start of Snakemake and of a job, so digests are kept in the user's
-cache folder, under a hash of all files of the package as they are.
+Every start of Snakemake and of a job needs digests, and parsing the code is most of their cost, so they are kept in the
+user's cache folder, under a hash of all files of the package as they are.
 """
 
 from __future__ import annotations

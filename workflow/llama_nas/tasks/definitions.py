@@ -98,7 +98,7 @@ def set_fewshot(task: Task, num_fewshot: int | None) -> None:
 
 
 def _compile_templates_once() -> None:
-    """lm-eval compiles a template anew for every field of every document: two seconds for 500 questions."""
+    """lm-eval compiles a template anew for every field of every document."""
     from lm_eval.utils import env
 
     if not hasattr(env.from_string, "cache_info"):

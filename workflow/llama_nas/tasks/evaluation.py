@@ -17,7 +17,7 @@ def evaluate_task(model: LM, definition: Task | Group, num_fewshot: int | None, 
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
-    evaluator.add_env_info = lambda storage: None  # it runs `pip list`, two seconds in every job
+    evaluator.add_env_info = lambda storage: None  # it runs `pip list` in every job
     return evaluator.simple_evaluate(
         model=model,
         tasks=[definition],
