@@ -212,12 +212,10 @@ class Run:
         depths, widths = self.pattern_figures(task)
         find_patterns(
             **{key: self.summarize_inputs(task)[key] for key in ("model", "widths", "task", "evaluations")},
-            named=[],
             layers=folder / f"{task}_layers.csv",
             layers_figure=depths,
             maps=folder / f"{task}_widths.csv",
             maps_figure=widths,
-            candidates=folder / "candidates.csv",
         )
 
     def report_inputs(self) -> dict:

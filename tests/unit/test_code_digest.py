@@ -57,7 +57,7 @@ def test_an_edit_reaches_the_stages_that_import_the_module(package):
         "verify",
         "export",
     }
-    later = {"summarize", "cards", "patterns", "heuristics", "report"}
+    later = {"summarize", "cards", "patterns", "judge-heuristics", "report"}
     assert changed(append(package / "analysis/summary.py", "\nADDED = 1\n")) <= later
     assert changed(append(package / "search/nsga.py", "\nADDED = 1\n")) == {"sample", "propose"}
     assert changed(append(package / "world/facts.py", "\nADDED = 1\n")) == {"world", "pretrain"}
@@ -147,7 +147,7 @@ def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
 EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
 LOADS = "fetch base order-channels order-layers finetune export gguf quantize benchmark score throughput measure-costs"
 REACHES = {
-    "analysis": "summarize cards patterns heuristics report",
+    "analysis": "summarize cards patterns judge-heuristics report",
     "benchmark.py": "benchmark",
     "configuration_decilm.py": LOADS,
     "costs.py": "measure-costs",
@@ -160,11 +160,12 @@ REACHES = {
     "machine.py": "evaluate measure-costs",
     "model_card.py": "export quantize",
     "modeling_subnet.py": LOADS,
-    "pareto.py": "sample propose finalists front enumerate-space tabulate summarize cards patterns heuristics report",
+    "pareto.py": "sample propose finalists front enumerate-space tabulate "
+    "summarize cards patterns judge-heuristics report",
     "pretrain.py": "pretrain",
     "quantize.py": "quantize",
     "scoring": "evaluate score verify",
-    "search": "sample fit propose finalists front enumerate-space tabulate pick",
+    "search": "sample fit propose finalists front heuristics enumerate-space tabulate pick",
     "tasks": "compile-task evaluate score verify benchmark",
     "throughput.py": "throughput measure-costs",
     "training": "tokenize order-channels order-layers finetune",

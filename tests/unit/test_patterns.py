@@ -9,9 +9,11 @@ import pytest
 
 from llama_nas.analysis import patterns
 from llama_nas.analysis.judgement import Metric
-from llama_nas.analysis.patterns import FEWEST, PERCENTILES, find_patterns, judge_heuristics
+from llama_nas.analysis.patterns import PERCENTILES, TOP, find_patterns, judge_heuristics
 from llama_nas.artifacts import read_table
 from llama_nas.errors import UserError
+from llama_nas.search.heuristics import FEWEST, GOOD, write_heuristics
+from llama_nas.search.records import EVALUATION_COLUMNS
 from llama_nas.space import ModelShape
 
 CONFIG = {
@@ -34,14 +36,15 @@ def accuracy(subnet_id: str) -> float:
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's artifacts; returns the tables of `find_patterns`, and what its outputs are called."""
+    """A run's artifacts; returns what the tables, figures and candidates read off it are called."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "task").mkdir()
     rng = np.random.default_rng(0)
     ids = ["".join(rng.choice(list("012"), 8 - dropped)) + "x" * dropped for dropped in (0, 2) for _ in range(150)]
     ids += ["0000xxxx", *ids[:50]]  # one network of four layers; repeats, as strict LINAS has them
-    evaluations = pd.DataFrame({"subnet_id": ids, "layers": [8 - i.count("x") for i in ids]})
+    evaluations = pd.DataFrame({"subnet_id": ids, "layers": [8 - i.count("x") for i in ids], "items": 100})
+    evaluations = evaluations.reindex(columns=[*EVALUATION_COLUMNS, "items"], fill_value=0)
 
     def find(sign: int = 1, named: tuple[str, ...] = ()) -> dict[str, Path]:
         description = {"task": "toy", "metric": "acc", "higher_is_better": sign > 0}
@@ -49,14 +52,9 @@ def run(tmp_path):
         evaluations.assign(acc=[sign * accuracy(i) for i in ids]).to_csv(tmp_path / "evaluations.csv", index=False)
         names = {"layers": "layers.csv", "layers_figure": "layers.svg", "maps": "maps.csv", "maps_figure": "maps.svg"}
         outputs = {key: tmp_path / name for key, name in (names | {"candidates": "candidates.csv"}).items()}
-        find_patterns(
-            model=tmp_path / "model",
-            widths=WIDTHS,
-            task=tmp_path / "task",
-            evaluations=tmp_path / "evaluations.csv",
-            named=named,
-            **outputs,
-        )
+        inputs = {"model": tmp_path / "model", "task": tmp_path / "task", "evaluations": tmp_path / "evaluations.csv"}
+        write_heuristics(outputs["candidates"], widths=WIDTHS, named=named, **inputs)
+        find_patterns(widths=WIDTHS, **inputs, **{key: outputs[key] for key in names})
         return outputs
 
     find.ids, find.folder = sorted(set(ids)), tmp_path
@@ -112,6 +110,19 @@ def test_a_layer_count_more_than_there_are_colours_is_drawn(monkeypatch):
     metric = Metric("acc", True)
     figure = patterns.layers_drawing(patterns.layer_counts(table, metric), metric, "t")
     assert len(figure.axes[0].containers) == len(counts)
+
+
+def test_heuristics_are_what_the_maps_show(run):
+    """Search and analysis read the same evaluations, each by its own code."""
+    outputs = run()
+    maps = read_table(outputs["maps"])
+    top = maps[maps["percentile"] == TOP].sort_values(["probability", "width"])
+    mapped = {
+        "".join("012"[WIDTHS.index(width)] for width in own.groupby("layer")["width"].last()).ljust(8, "x")
+        for _, own in top[top["networks"] >= FEWEST].groupby("layers")
+    }
+    candidates = read_table(outputs["candidates"])
+    assert set(candidates.loc[candidates["origin"] == "heuristic", "subnet_id"]) == mapped and GOOD == TOP
 
 
 def test_a_bad_name_is_one_line(run):

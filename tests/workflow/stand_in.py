@@ -17,8 +17,7 @@ OTHER_OUTPUTS = {
     "checkpoints",
     "tensorboard",
     "about",
-    "layers",
-    "layers_figure",
+    "figure",
     "maps",
     "maps_figure",
 }

@@ -166,7 +166,13 @@ def test_patterns_evaluate_their_heuristics_by_the_searchs_rule(run):
     run("fronts")
     named = ["000111", "01011x"]
     ran = run("patterns", "--printshellcmds", change=lambda config: config["tasks"]["arc_easy"].update(named=named))
-    assert executed(ran) == {"find_patterns": 1, "evaluate": 1, "judge_heuristics": 1, "patterns": 1}
+    assert executed(ran) == {
+        "find_patterns": 1,
+        "find_heuristics": 1,
+        "evaluate": 1,
+        "judge_heuristics": 1,
+        "patterns": 1,
+    }
     assert "--named 000111 01011x" in ran.stdout + ran.stderr
     assert "Nothing to be done" in run("patterns").stderr
 
@@ -181,17 +187,18 @@ def test_new_front_members_are_exported(run, monkeypatch):
 
 def test_code_is_an_input_at_the_grain_of_a_stage(run):
     """A comment reruns nothing, an edit in analysis/ only the analysis, an edit in scoring/ no training."""
-    run()
+    run("all", "patterns")
     package = run.folder / "code/workflow/llama_nas"
 
     def edited(file, text):
         path = package / file
         path.write_text(path.read_text() + text)
-        return jobs(run("--dry-run"))
+        return jobs(run("--dry-run", "all", "patterns"))
 
     assert edited("space.py", "\n# a comment\n") == {}
-    analysis = {"summarize", "find_patterns", "cards", "report", "all"}
-    assert edited("analysis/summary.py", "\nADDED = 1\n").keys() <= analysis
+    analysis = {"summarize", "find_patterns", "judge_heuristics", "patterns", "cards", "report", "all"}
+    for module in ("summary", "patterns"):
+        assert edited(f"analysis/{module}.py", "\nADDED = 1\n").keys() == analysis
     after_scoring = edited("scoring/score.py", "\nADDED = 1\n")
     assert "evaluate" in after_scoring and not after_scoring.keys() & {"world", "pretrain", "finetune", "compile_task"}
 

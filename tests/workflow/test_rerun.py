@@ -41,7 +41,7 @@ KEYS = {
     "training.checkpoint_every": "",
     "training.tensorboard": "",
     "tasks.arc_easy.search_items": "sample evaluate finalists",
-    "tasks.arc_easy.named": "find_patterns",
+    "tasks.arc_easy.named": "",
     "tasks.arc_easy.min_accuracy": "sample",
     "search.objectives": "sample",
     "search.max_size": "sample",
@@ -180,6 +180,15 @@ def test_a_changed_key_reruns_the_rules_that_read_it(done):
     expected = {key: set(KEYS.get(key, BLOCKS.get(key.rpartition(".")[0], "")).split()) for key in tried}
     expected |= {key: set() for key in WITHOUT_EFFECT}
     assert {key: starts(jobs) for key, jobs in ran.items()} == expected
+
+
+def test_named_networks_are_evaluated_by_the_target_patterns(tmp_path):
+    """A run does not read them."""
+    workflow = Workflow(tmp_path)
+    workflow("patterns")
+    ran = plans(workflow, {"tasks.arc_easy.named": ["000111"]}, ["patterns"])["tasks.arc_easy.named"]
+    assert starts(ran) == {"find_heuristics"}
+    assert {job["rule"] for job in ran} == {"find_heuristics", "evaluate", "judge_heuristics", "patterns"}
 
 
 def test_the_full_width_changes_with_the_widths(done):

@@ -33,6 +33,7 @@ STAGES: dict[str, ModuleType] = {
     "tabulate": search,
     "finalists": search,
     "front": search,
+    "heuristics": search,
     "pick": search,
     "export": exports,
     "gguf": exports,
@@ -45,7 +46,7 @@ STAGES: dict[str, ModuleType] = {
     "summarize": analysis,
     "cards": analysis,
     "patterns": analysis,
-    "heuristics": analysis,
+    "judge-heuristics": analysis,
     "report": analysis,
 }
 

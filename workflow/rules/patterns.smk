@@ -3,7 +3,7 @@
 
 
 rule find_patterns:
-    """Layer counts by accuracy percentile, widths by layer, and the heuristics read off them."""
+    """Layer counts by accuracy percentile, and widths by layer."""
     input:
         model="results/base",
         task="results/tasks/{task}",
@@ -23,7 +23,6 @@ rule find_patterns:
             category="Figures",
             subcategory="{task}",
         ),
-        candidates="results/search/{task}/round_heuristics/candidates.csv",
     log:
         "logs/find_patterns/{task}.log",
     benchmark:
@@ -40,12 +39,40 @@ rule find_patterns:
     params:
         code=code_digest("patterns"),
         widths=WIDTHS,
-        named=named_networks,
     shell:
         "llama-nas patterns --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
-        "--evaluations {input.evaluations} {params.named} --layers {output.layers} "
-        "--layers-figure {output.layers_figure} --maps {output.maps} --maps-figure {output.maps_figure} "
-        "--output {output.candidates} 2> {log}"
+        "--evaluations {input.evaluations} --output {output.layers} --figure {output.layers_figure} "
+        "--maps {output.maps} --maps-figure {output.maps_figure} 2> {log}"
+
+
+rule find_heuristics:
+    """The networks that have in each layer the width most good networks have there, to be evaluated."""
+    input:
+        model="results/base",
+        task="results/tasks/{task}",
+        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+    output:
+        "results/search/{task}/round_heuristics/candidates.csv",
+    log:
+        "logs/find_heuristics/{task}.log",
+    benchmark:
+        "results/timings/jobs/find_heuristics/{task}.tsv"
+    localrule: True
+    conda:
+        "../../envs/search.yaml"
+    container:
+        image("search")
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
+    params:
+        code=code_digest("heuristics"),
+        widths=WIDTHS,
+        named=named_networks,
+    shell:
+        "llama-nas heuristics --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
+        "--evaluations {input.evaluations} {params.named} --output {output} 2> {log}"
 
 
 rule judge_heuristics:
@@ -72,15 +99,15 @@ rule judge_heuristics:
         mem_mb=memory(1000),
         runtime=10,
     params:
-        code=code_digest("heuristics"),
+        code=code_digest("judge-heuristics"),
         widths=WIDTHS,
     shell:
-        "llama-nas heuristics --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} --front {input.front} "
+        "llama-nas judge-heuristics --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} --front {input.front} "
         "--candidates {input.candidates} --shards {input.shards} --output {output} 2> {log}"
 
 
 rule patterns:
     """What good networks have in common, for every task."""
     input:
-        expand("results/patterns/{task}_heuristics.csv", task=config["tasks"]),
+        expand("results/patterns/{task}_{table}.csv", task=config["tasks"], table=["layers", "widths", "heuristics"]),
     localrule: True

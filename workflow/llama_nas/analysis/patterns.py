@@ -1,8 +1,8 @@
 """What good networks of a search have in common (paper, section 4.5, Figures 6 to 9), and whether it holds.
 
-Layer counts by accuracy percentile, widths by layer, and *heuristics* read off them: networks that have in each layer
-the width most good networks have there. They are evaluated like any candidate; if the pattern is real, they are good.
-Networks count once, however often a search has evaluated them. Layers are numbered from 1, as in the paper.
+Layer counts by accuracy percentile, widths by layer; and what became of the *heuristics* that search/heuristics.py
+reads off the same evaluations: if the pattern is real, they are good. Networks count once, however often a search has
+evaluated them. Layers are numbered from 1, as in the paper.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import read_keys
 from llama_nas.artifacts import read_table, write_table, write_text
 from llama_nas.errors import UserError
-from llama_nas.space import DROPPED, WIDTH_CODES, ModelShape, parse_id
+from llama_nas.space import ModelShape, parse_id
 
 log = logging.getLogger(__name__)
 
 PERCENTILES = (0, 25, 50, 75, 90)
-TOP = 75  # the percentile whose networks are mapped in the figure and read off for the heuristics
-FEWEST = 5  # networks at the top that a heuristic is read off
+TOP = 75  # the percentile whose networks are mapped in the figure
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, "#56B4E9", "#F0E442", "#000000")
 
 
@@ -40,17 +39,14 @@ def find_patterns(
     widths: Sequence[int],
     task: Path,
     evaluations: Path,
-    named: Sequence[str],
     layers: Path,
     layers_figure: Path,
     maps: Path,
     maps_figure: Path,
-    candidates: Path,
 ) -> None:
-    """Write the tables and figures of layer counts and of widths, and the heuristics as candidates.csv.
+    """Write the tables and figures of layer counts and of widths.
 
-    named: ids of more networks to evaluate with them. Columns as in `layer_counts` and `width_maps`; each table says
-    in `source` which evaluations it is of. Raises UserError for an id that is none.
+    Columns as in `layer_counts` and `width_maps`; each table says in `source` which evaluations it is of.
     """
     settings = read_keys(task / "task.json", ("task", "metric", "higher_is_better"))
     metric = Metric(settings["metric"], settings["higher_is_better"])
@@ -67,7 +63,6 @@ def find_patterns(
     title = f"{settings['task']}: {len(table)} networks of {evaluations}"
     write_text(layers_figure, layers_drawing(by_layers, metric, title))
     write_text(maps_figure, maps_drawing(by_width, metric, title))
-    write_table(candidates, heuristic_candidates(by_width, count, widths, named))
 
 
 def layer_counts(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -108,31 +103,6 @@ def _best(table: pd.DataFrame, percentile: int, metric: Metric) -> tuple[pd.Data
     """The rows at or above a percentile of goodness, and the metric there."""
     threshold = float(np.percentile(table["gain"], percentile, method="lower"))
     return table[table["gain"] >= threshold], threshold if metric.higher_is_better else -threshold
-
-
-def heuristic_candidates(
-    by_width: pd.DataFrame, num_layers: int, widths: Sequence[int], named: Sequence[str]
-) -> pd.DataFrame:
-    """candidates.csv: the full network, the heuristic of each layer count, and the named networks.
-
-    A layer's width is the most probable one among the networks at the TOP percentile, of equally probable ones the
-    widest: with two widths, the narrow one where its probability is above 0.5 (the paper's rule). Layer counts with
-    fewer than FEWEST such networks have no heuristic.
-    """
-    codes = dict(zip(widths, WIDTH_CODES, strict=False))
-    candidates = {codes[widths[0]] * num_layers: "full"}
-    top = by_width[(by_width["percentile"] == TOP) & (by_width["networks"] >= FEWEST)]
-    for _, own in top.groupby("layers"):
-        ordered = own.sort_values(["layer", "probability", "width"], ascending=[True, False, False])
-        likeliest = ordered.drop_duplicates("layer").set_index("layer")["width"]
-        kept = {layer: codes[width] for layer, width in likeliest.items()}
-        subnet_id = "".join(kept.get(layer, DROPPED) for layer in range(1, num_layers + 1))
-        candidates.setdefault(subnet_id, "heuristic")
-    for subnet_id in named:
-        parse_id(subnet_id, num_layers, widths)
-        candidates.setdefault(subnet_id, "named")
-    table = pd.DataFrame({"candidate": range(len(candidates)), "subnet_id": list(candidates)})
-    return table.assign(origin=list(candidates.values()), predicted=np.nan)
 
 
 def judge_heuristics(

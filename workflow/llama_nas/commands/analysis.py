@@ -52,17 +52,15 @@ def cards(args: Arguments) -> None:
 
 
 def patterns_arguments(parser: Parser) -> None:
-    """Find what good networks of a search have in common: layer counts, widths by layer, heuristics (paper, 4.5)."""
+    """Find what good networks of a search have in common: layer counts, widths by layer (paper, 4.5)."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
-    parser.add_argument("--named", nargs="*", default=[], help="ids of more networks to evaluate with the heuristics")
-    parser.add_argument("--layers", type=Path, required=True, help="out: CSV of layer counts by accuracy percentile")
-    parser.add_argument("--layers-figure", type=Path, required=True, help="out: the same as SVG")
+    parser.add_argument("--output", type=Path, required=True, help="CSV of layer counts by accuracy percentile")
+    parser.add_argument("--figure", type=Path, required=True, help="out: the same as SVG")
     parser.add_argument("--maps", type=Path, required=True, help="out: CSV of widths by layer")
     parser.add_argument("--maps-figure", type=Path, required=True, help="out: the same as SVG")
-    parser.add_argument("--output", type=Path, required=True, help="out: candidates.csv with the heuristics")
 
 
 def patterns(args: Arguments) -> None:
@@ -73,30 +71,28 @@ def patterns(args: Arguments) -> None:
         widths=args.widths,
         task=args.task,
         evaluations=args.evaluations,
-        named=args.named,
-        layers=args.layers,
-        layers_figure=args.layers_figure,
+        layers=args.output,
+        layers_figure=args.figure,
         maps=args.maps,
         maps_figure=args.maps_figure,
-        candidates=args.output,
     )
 
 
-def heuristics_arguments(parser: Parser) -> None:
+def judge_heuristics_arguments(parser: Parser) -> None:
     """Compare the evaluated heuristics with the full network and with what the search found."""
     parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
     parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
     parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
     parser.add_argument("--front", type=Path, required=True)
-    parser.add_argument("--candidates", type=Path, required=True, help="candidates.csv of `llama-nas patterns`")
+    parser.add_argument("--candidates", type=Path, required=True, help="candidates.csv of `llama-nas heuristics`")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="their shard CSVs")
     parser.add_argument("--output", type=Path, required=True, help="CSV")
 
 
-def heuristics(args: Arguments) -> None:
-    from llama_nas.analysis.patterns import judge_heuristics
+def judge_heuristics(args: Arguments) -> None:
+    from llama_nas.analysis import patterns
 
-    judge_heuristics(
+    patterns.judge_heuristics(
         args.output,
         model=args.model,
         widths=args.widths,

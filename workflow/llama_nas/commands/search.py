@@ -260,6 +260,29 @@ def front(args: Arguments) -> None:
     )
 
 
+def heuristics_arguments(parser: Parser) -> None:
+    """Read networks off what a search's good ones have in common, to be evaluated as candidates (paper, 4.5)."""
+    parser.add_argument("--model", type=Path, required=True, help="folder with the base model's config.json")
+    parser.add_argument("--widths", type=int, nargs="+", required=True, help="the space's width list")
+    parser.add_argument("--task", type=Path, required=True, help="folder written by `llama-nas compile-task`")
+    parser.add_argument("--evaluations", type=Path, required=True, help="evaluations.csv of the last round")
+    parser.add_argument("--named", nargs="*", default=[], help="ids of more networks to evaluate with them")
+    parser.add_argument("--output", type=Path, required=True, help="candidates.csv")
+
+
+def heuristics(args: Arguments) -> None:
+    from llama_nas.search.heuristics import write_heuristics
+
+    write_heuristics(
+        args.output,
+        model=args.model,
+        widths=args.widths,
+        task=args.task,
+        evaluations=args.evaluations,
+        named=args.named,
+    )
+
+
 def pick_arguments(parser: Parser) -> None:
     """Name the best network that a finished search found under a size or above an accuracy, and its checkpoint."""
     parser.add_argument("--task", required=True)
