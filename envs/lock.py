@@ -52,13 +52,14 @@ def closure(wanted: list[Requirement]) -> set[str]:
 
 def main() -> None:
     installed = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
-    wanted = {normal(r.name) for path in ENVS.glob("*.txt") if path.name not in APART for r in requirements(path)}
-    if missing := wanted - {normal(name) for name in installed}:
+    wanted = [r for path in ENVS.glob("*.txt") if path.name not in APART for r in requirements(path)]
+    if missing := {normal(r.name) for r in wanted} - {normal(name) for name in installed}:
         sys.exit(f"error: not installed here: {', '.join(sorted(missing))}; run make setup, and make slurm, first")
+    listed = closure(wanted)  # not what else is installed here, as by `make test-gguf`
     pins = [
         f"{name}=={installed[name].split('+')[0]}"  # without +cpu: a GPU machine gets its own build of the same pin
         for name in sorted(installed, key=str.lower)
-        if name not in ("llama-nas", "pip")
+        if normal(name) in listed
     ]
     head = (
         "# Every package of every environment, one version each; the .txt lists beside this file say who needs what.\n"
