@@ -15,8 +15,8 @@ from llama_nas.commands.options import Arguments, Parser
 from llama_nas.devices import leased_devices
 from llama_nas.errors import UserError
 
-# New objects after which Python looks for dead cycles. Most of a short job is imports, and at the usual 700 about a
-# seventh of their time is looking through what they have made.
+# New objects after which Python looks for dead cycles. Most of a short job is imports, and at the usual 700 a tenth of
+# their time is looking through what they have made.
 COLLECT_AFTER = 100_000
 
 # Where the two functions of each stage are, in the order of `llama-nas --help`.
