@@ -31,9 +31,8 @@ from llama_nas.artifacts import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 POLL = 0.2  # seconds
-MODEL = (
-    "import torch; from transformers import AutoTokenizer, LlamaForCausalLM"  # transformers imports what is asked for
-)
+# transformers imports a class only when it is asked for.
+MODEL = "import torch; from transformers import AutoTokenizer, LlamaForCausalLM"
 IMPORTS = {  # what Snakemake itself, and what the jobs of a stage family, import before they work
     "snakemake": "import snakemake.cli",
     "search": "import lightgbm, pymoo, pandas, sklearn, scipy.stats",

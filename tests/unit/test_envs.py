@@ -1,7 +1,10 @@
 """Environments: every list is pinned by the lock, and the conda form of a list is the same pins, complete."""
 
 import ast
+import importlib.metadata
 import re
+import runpy
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
@@ -112,3 +115,16 @@ def test_this_environment_is_the_lock():
         if installed != pin:
             different[name] = (installed, pin)
     assert not different
+
+
+def test_the_lock_has_what_the_lists_need_and_not_what_else_is_installed(tmp_path, monkeypatch):
+    """As of `make test-gguf`, in the same environment."""
+    shutil.copytree(ENVS, tmp_path / "envs")
+    foreign = tmp_path / "foreign-1.0.dist-info"
+    foreign.mkdir()
+    (foreign / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.metadata.version("foreign") == "1.0"
+    runpy.run_path(str(tmp_path / "envs/lock.py"), run_name="__main__")
+    written = {normal(line.split("==")[0]) for line in (tmp_path / "envs/constraints.txt").read_text().splitlines()[2:]}
+    assert written >= LOCK.keys() and "foreign" not in written

@@ -1,5 +1,5 @@
 # Reads: a finished search. Writes: results/patterns/, results/figures/. What good networks have in common, and whether
-# networks made after it are good (paper, section 4.5): `snakemake patterns`. A run draws the figures only.
+# networks made after it are good (paper, section 4.5): `snakemake patterns`. A run makes the tables and figures of the first.
 
 
 rule find_patterns:
