@@ -22,7 +22,7 @@ HERE = [
     *("--set-resources", "evaluate:gpu=1", "finetune:gpu=2", "finetune:nodes=2", "finetune:tasks=2"),
     *("finetune:tasks_per_gpu=0", f"finetune:mpi='{SRUN}'", "--set-threads", "finetune=1"),
 ]
-LEASE = "from llama_nas.devices import leased_devices\nwith leased_devices(1) as held: print(*held)"
+LEASE = "from llama_nas.core.devices import leased_devices\nwith leased_devices(1) as held: print(*held)"
 
 
 @pytest.fixture(scope="module", autouse=True)

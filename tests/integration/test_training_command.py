@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llama_nas.artifacts import read_table
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import read_table
+from llama_nas.core.errors import UserError
 from llama_nas.training.data import tokenize_instructions
 from llama_nas.training.nodes import Node, this_node
 

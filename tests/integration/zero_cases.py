@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from llama_nas.elastic import active, active_part, make_elastic
-from llama_nas.space import SearchSpace
+from llama_nas.models.elastic import active, active_part, make_elastic
+from llama_nas.core.space import SearchSpace
 from llama_nas.training import checkpoint, worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows
 from llama_nas.training.engine import make_accelerator, make_engine
 from llama_nas.training.nodes import Node
-from llama_nas.training.sampling import subnet_at
+from llama_nas.training.subnet_steps import subnet_at
 
 LAYERS, WIDTHS, DEPTHS = 4, (48, 24, 12), (1, 2, 3, 4)
 

@@ -12,7 +12,7 @@ from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import find_patterns
 from llama_nas.analysis.report import write_report
 from llama_nas.analysis.summary import HELD_OUT, summarize_task
-from llama_nas.artifacts import read_table
+from llama_nas.core.artifacts import read_table
 
 HIDDEN, VOCABULARY, LAYERS, WIDTHS = 64, 512, 6, (176, 88)
 FULL, MEDIUM, SMALL = "000000", "001011", "1111xx"

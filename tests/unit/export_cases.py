@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from llama_nas.space import Subnet
+from llama_nas.core.space import Subnet
 
 VOCABULARY = 64
 WIDTHS = [96, 48, 32]

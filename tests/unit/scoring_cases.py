@@ -4,7 +4,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.tasks.compile import compile_task
-from llama_nas.tasks.compiled import CompiledTask
+from llama_nas.tasks.format import CompiledTask
 
 WIDTHS = [96, 48]
 

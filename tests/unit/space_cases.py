@@ -1,6 +1,6 @@
 """The paper's model and search space, shared by the tests of the space and of its sizes."""
 
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.core.space import ModelShape, SearchSpace
 
 LLAMA2_7B = ModelShape(
     model_type="llama",

@@ -7,9 +7,9 @@ import pytest
 from analysis_cases import BITS, MEDIUM, Run, int8_bytes, scores
 
 from llama_nas.analysis.cards import write_cards
-from llama_nas.errors import UserError
-from llama_nas.model_card import Provenance, model_card, quantized_card
-from llama_nas.space import format_bytes
+from llama_nas.core.errors import UserError
+from llama_nas.exports.card import Provenance, model_card, quantized_card
+from llama_nas.core.space import format_bytes
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from analysis_cases import ACCURACY, FULL, MEDIUM, SMALL, Run, scores
 
 from llama_nas.analysis.summary import HELD_OUT
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 
 @pytest.fixture

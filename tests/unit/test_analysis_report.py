@@ -15,7 +15,7 @@ from llama_nas.analysis.figures import FIGURES
 from llama_nas.analysis.report import inline_svg, write_report
 from llama_nas.analysis.summary import summarize_task
 from llama_nas.cli import main
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_nas import artifacts
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 
 def names(folder) -> list[str]:
@@ -70,7 +70,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     artifacts.write_text(target, "old")
     code = f"""
 import os
-from llama_nas.artifacts import atomic_path
+from llama_nas.core.artifacts import atomic_path
 with atomic_path({str(target)!r}) as temporary:
     temporary.write_text("half")
     os._exit(9)
@@ -146,7 +146,7 @@ def test_derived_seeds_depend_on_every_part_and_not_on_the_hash_seed():
         for purpose in [(1, "fit", "arc", 1), (2, "fit", "arc", 1), (1, "fit", "arc", 11), (1, "fit", "arc1", 1), (1,)]
     ]
     assert len(set(seeds)) == 5 and all(0 <= seed < 2**63 for seed in seeds)
-    code = "from llama_nas.artifacts import derived_seed; print(derived_seed(1, 'fit', 'arc', 1))"
+    code = "from llama_nas.core.artifacts import derived_seed; print(derived_seed(1, 'fit', 'arc', 1))"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

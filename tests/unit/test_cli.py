@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama_nas import cli
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 
 def test_help_names_every_stage_and_imports_nothing_heavy():

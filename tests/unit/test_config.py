@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from llama_nas.config import BUILT_IN_TASKS, SCHEMA, check_config, dataset_revision, search_rounds
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, SearchSpace
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape, SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from llama_nas import devices
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 JOB = """
 import os, sys, time

@@ -18,13 +18,13 @@ from load_probe import TOKENS
 from safetensors.torch import load_file, save_file
 
 from llama_nas import export
-from llama_nas.artifacts import file_digest, folder_digest
-from llama_nas.elastic import active, load_elastic
-from llama_nas.errors import UserError
-from llama_nas.export import export_subnet
-from llama_nas.hf_folder import load_model
-from llama_nas.model_card import Provenance
-from llama_nas.space import PRECISIONS, ModelShape, parse_id
+from llama_nas.core.artifacts import file_digest, folder_digest
+from llama_nas.models.elastic import active, load_elastic
+from llama_nas.core.errors import UserError
+from llama_nas.exports.export import export_subnet
+from llama_nas.models.folder import load_model
+from llama_nas.exports.card import Provenance
+from llama_nas.core.space import PRECISIONS, ModelShape, parse_id
 
 FAMILIES = SHARED_FAMILIES | {
     "llama-tied": {"tie_word_embeddings": True},
@@ -193,7 +193,7 @@ def test_our_loader_runs_no_code_of_the_folder_and_equals_the_fresh_process(worl
     for family in FAMILIES:
         _, folder, _, found = case(world, family, "mixed")
         model = load_model(folder, "fp32")
-        assert type(model).__module__ == "llama_nas.modeling_subnet"
+        assert type(model).__module__ == "llama_nas.models.modeling_subnet"
         with torch.inference_mode():
             assert np.array_equal(model(TOKENS).logits.numpy(), found["logits"])
 

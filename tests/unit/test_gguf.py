@@ -12,10 +12,10 @@ from gguf_cases import IDS, TEXTS, write_world
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama_nas.errors import UserError
-from llama_nas.gguf_file import write_gguf
-from llama_nas.hf_folder import load_model
-from llama_nas.quantize import quantize_folder
+from llama_nas.core.errors import UserError
+from llama_nas.exports.forms.gguf import write_gguf
+from llama_nas.models.folder import load_model
+from llama_nas.exports.quantize import quantize_folder
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from export_cases import FAMILIES
 from gguf_cases import IDS, TEXTS, write_world
 from transformers import AutoTokenizer
 
-from llama_nas.export import export_subnet
-from llama_nas.gguf_file import write_gguf
-from llama_nas.hf_folder import load_model
+from llama_nas.exports.export import export_subnet
+from llama_nas.exports.forms.gguf import write_gguf
+from llama_nas.models.folder import load_model
 
 if find_spec("llama_cpp") is None:
     pytest.skip("SKIPPED FOR LACK OF llama.cpp: run `make test-gguf`", allow_module_level=True)

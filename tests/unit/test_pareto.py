@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_nas.pareto import hypervolume, non_dominated
+from llama_nas.core.pareto import hypervolume, non_dominated
 
 # few distinct values, so that ties and repeats are common
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=25).map(

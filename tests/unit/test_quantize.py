@@ -13,12 +13,12 @@ from load_probe import TOKENS
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
-from llama_nas.artifacts import folder_digest
-from llama_nas.errors import UserError
-from llama_nas.export import export_subnet
-from llama_nas.hf_folder import load_model, set_arithmetic
-from llama_nas.quantize import quantize_folder
-from llama_nas.space import QUANTIZED, ModelShape, parse_id
+from llama_nas.core.artifacts import folder_digest
+from llama_nas.core.errors import UserError
+from llama_nas.exports.export import export_subnet
+from llama_nas.models.folder import load_model, set_arithmetic
+from llama_nas.exports.quantize import quantize_folder
+from llama_nas.core.space import QUANTIZED, ModelShape, parse_id
 
 FOLDERS = {"mixed": "012x10", "uniform": "111111", "pretrained": "000000", "tied": "012x10"}
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from search_cases import SHAPE, SPACE, Run, SyntheticTask
 
-from llama_nas.artifacts import read_table
-from llama_nas.pareto import hypervolume
+from llama_nas.core.artifacts import read_table
+from llama_nas.core.pareto import hypervolume
 from llama_nas.search import encoding, sampling
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/search.py"

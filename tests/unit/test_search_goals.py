@@ -19,14 +19,14 @@ from search_cases import (
     stock_nsga2,
 )
 
-from llama_nas.artifacts import read_json, read_table, write_json
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import read_json, read_table, write_json
+from llama_nas.core.errors import UserError
 from llama_nas.search import additive, encoding, nsga, sampling
 from llama_nas.search.algorithms import algorithm
 from llama_nas.search.goals import Declared
-from llama_nas.search.proposal import Known
-from llama_nas.search.records import Task
-from llama_nas.space import PRECISIONS, ModelShape, SearchSpace
+from llama_nas.search.algorithms.interface import Known
+from llama_nas.search.tables import Task
+from llama_nas.core.space import PRECISIONS, ModelShape, SearchSpace
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot, stock_nsga2
 
-from llama_nas.pareto import hypervolume
+from llama_nas.core.pareto import hypervolume
 from llama_nas.search import encoding, nsga, sampling
-from llama_nas.space import SearchSpace
+from llama_nas.core.space import SearchSpace
 
 
 def size_and(value) -> nsga.Objectives:

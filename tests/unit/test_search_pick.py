@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llama_nas import cli
-from llama_nas.units import parse_size
+from llama_nas.core.units import parse_size
 
 ROWS = """subnet_id,layers,parameters,size_bytes,acc,stderr,items,round,int8_bytes
 1111xx,4,4000,8000,0.50,0.02,500,1,5000

@@ -8,8 +8,8 @@ import pytest
 from search_cases import Run
 
 from llama_nas import cli
-from llama_nas.artifacts import read_json, read_table
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import read_json, read_table
+from llama_nas.core.errors import UserError
 
 
 def _drop_last(shard: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pytest
 from search_cases import SHAPE, SPACE, THREE_WIDTHS, goals
 
 from llama_nas.search import encoding, sampling
-from llama_nas.space import SearchSpace
+from llama_nas.core.space import SearchSpace
 
 
 def test_every_network_lists_the_space_once():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from space_cases import LLAMA2_7B, PAPER_SPACE
 
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, SearchSpace, Subnet, kept_layers, parse_id
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape, SearchSpace, Subnet, kept_layers, parse_id
 
 # ------------------------------------------------------------------ ids and genotypes
 

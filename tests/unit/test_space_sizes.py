@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from space_cases import LLAMA2_7B, NARROW, PAPER_SPACE, WIDE
 
-from llama_nas.space import GIB, ModelShape, Subnet, format_bytes
+from llama_nas.core.space import GIB, ModelShape, Subnet, format_bytes
 
 
 def network(layers: int, narrow: int, total: int = 32) -> Subnet:

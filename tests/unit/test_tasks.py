@@ -9,9 +9,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import env
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 from llama_nas.tasks.compile import compile_task
-from llama_nas.tasks.compiled import CompiledTask
+from llama_nas.tasks.format import CompiledTask
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 
 SUBJECTS = ["world_religions", "anatomy"]

@@ -11,7 +11,7 @@ import torch
 from training_cases import ROW, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 from llama_nas.training import checkpoint, launch, worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import BatchOrder, load_rows, read_instructions, tokenize, tokenize_instructions

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from training_cases import ROW, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 from llama_nas.training.data import IGNORED, PROMPT_WITH_INPUT, TokenRows, read_instructions, tokenize
 
 

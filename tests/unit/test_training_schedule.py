@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from llama_nas.space import SearchSpace
+from llama_nas.core.space import SearchSpace
 from llama_nas.training import worker
 from llama_nas.training.data import BatchOrder, micro_batches, padding_share
 from llama_nas.training.probes import probe_networks
-from llama_nas.training.sampling import smallest, subnet_at
+from llama_nas.training.subnet_steps import smallest, subnet_at
 
 SPACE = SearchSpace(4, (2, 3, 4), (48, 24))
 

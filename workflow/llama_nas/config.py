@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers, parse_id
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers, parse_id
 from llama_nas.tasks.definitions import is_known
-from llama_nas.units import parse_size
+from llama_nas.core.units import parse_size
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
 

@@ -13,7 +13,7 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
 from llama_nas import __version__
-from llama_nas.code_digest import code_digest
+from llama_nas.core.code_digest import code_digest
 from llama_nas.config import (
     check_config,
     config_name,
@@ -23,9 +23,9 @@ from llama_nas.config import (
     search_rounds,
     task_dataset,
 )
-from llama_nas.errors import UserError
-from llama_nas.pareto import spread
-from llama_nas.space import BYTES_PER_WEIGHT, QUANTIZED, ModelShape, Subnet
+from llama_nas.core.errors import UserError
+from llama_nas.core.pareto import spread
+from llama_nas.core.space import BYTES_PER_WEIGHT, QUANTIZED, ModelShape, Subnet
 from llama_nas.tasks.definitions import task_files
 
 try:

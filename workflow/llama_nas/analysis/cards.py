@@ -11,9 +11,9 @@ import pandas as pd
 
 from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS
-from llama_nas.artifacts import atomic_folder, read_table
-from llama_nas.errors import UserError
-from llama_nas.space import QUANTIZED, format_bytes
+from llama_nas.core.artifacts import atomic_folder, read_table
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import QUANTIZED, format_bytes
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llama_nas.analysis.judgement import Metric
-from llama_nas.pareto import hypervolume, non_dominated
-from llama_nas.space import GB, GIB
+from llama_nas.core.pareto import hypervolume, non_dominated
+from llama_nas.core.space import GB, GIB
 
 BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D00000", "#009E73", "#CC79A7", "#9A9A9A"
 STYLE: dict[Any, Any] = {

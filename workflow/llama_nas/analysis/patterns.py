@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from llama_nas.analysis.figures import BLUE, GREEN, GREY, NO_METADATA, ORANGE, PURPLE, STYLE
 from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import read_keys
-from llama_nas.artifacts import read_table, write_table, write_text
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape, parse_id
+from llama_nas.core.artifacts import read_table, write_table, write_text
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape, parse_id
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from llama_nas import __version__
 from llama_nas.analysis.figures import training_figure
 from llama_nas.analysis.judgement import NOISE, RULE
 from llama_nas.analysis.sections import comparison, precisions, task_section
-from llama_nas.artifacts import file_digest, read_table, write_text
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import file_digest, read_table, write_text
+from llama_nas.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import pandas as pd
 from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
 from llama_nas.analysis.judgement import NOISE, Metric, Verdict
 from llama_nas.analysis.summary import PHASES, PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
-from llama_nas.artifacts import read_table
-from llama_nas.errors import UserError
-from llama_nas.space import QUANTIZED, format_bytes
+from llama_nas.core.artifacts import read_table
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import QUANTIZED, format_bytes
 
 Row = dict[Any, Any]  # a line of the summary CSV by column
 Rows = dict[tuple[str, str], Row]  # the lines by model and precision

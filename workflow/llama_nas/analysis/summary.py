@@ -12,9 +12,9 @@ import pandas as pd
 
 from llama_nas.analysis.figures import FIGURES
 from llama_nas.analysis.judgement import Metric, recommended
-from llama_nas.artifacts import read_json, read_table, write_table, write_text
-from llama_nas.errors import UserError
-from llama_nas.space import PRECISIONS, ModelShape, parse_id
+from llama_nas.core.artifacts import read_json, read_table, write_table, write_text
+from llama_nas.core.errors import UserError
+from llama_nas.core.space import PRECISIONS, ModelShape, parse_id
 
 log = logging.getLogger(__name__)
 

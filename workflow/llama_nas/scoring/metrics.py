@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from llama_nas.tasks.compiled import CHOICE_METRICS, CompiledTask
+from llama_nas.tasks.format import CHOICE_METRICS, CompiledTask
 
 
 def compute_metrics(task: CompiledTask, log_likelihoods: np.ndarray) -> dict[str, float]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-from llama_nas.space import Subnet
+from llama_nas.core.shape import Block, Subnet
 
-Edge = tuple[int, int]  # layer, MLP width
+Edge = tuple[int, Block]  # a layer as a block
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def plan(subnets: Sequence[Subnet]) -> list[Step]:
 
 
 def path(subnet: Subnet) -> tuple[Edge, ...]:
-    """Kept layers in order, each with its width."""
-    return tuple((layer, width) for layer, width in enumerate(subnet.widths) if width is not None)
+    """Kept layers in order, each with its block."""
+    return tuple((layer, block) for layer, block in enumerate(subnet.blocks) if block is not None)
 
 
 def _common(first: Sequence[Edge], second: Sequence[Edge]) -> int:

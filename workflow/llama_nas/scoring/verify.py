@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from llama_nas.artifacts import read_json, write_json
-from llama_nas.elastic import load_elastic
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import read_json, write_json
+from llama_nas.models.elastic import load_elastic
+from llama_nas.core.errors import UserError
 from llama_nas.scoring.metrics import choice_scores, compute_metrics
-from llama_nas.scoring.score import score
-from llama_nas.space import ModelShape, parse_id
-from llama_nas.tasks.compiled import CHOICE_METRICS, CompiledTask
+from llama_nas.scoring.forward import score_task
+from llama_nas.core.precisions import FloatPrecision
+from llama_nas.core.settings import Compute
+from llama_nas.core.space import SearchSpace
+from llama_nas.tasks.format import CHOICE_METRICS, CompiledTask
 
 # docs/architecture.md: the search's scorer agrees with stock lm-eval in fp32 within these.
 PER_TOKEN = 1e-4  # nats per scored token
@@ -24,40 +25,48 @@ NEAR_TIE = 2e-4  # between an item's two best choices
 FLIPPED_SHARE = 1e-3  # of all items, near ties only
 
 
-def verify_against_benchmark(
+def verify(
     output: Path,
     *,
     supernet: Path,
-    widths: Sequence[int],
-    subnet_id: str,
+    space: Path,
+    subnet: str,
     task: Path,
     benchmark: Path,
-    dtype: str,
-    device: str,
-    threads: int,
+    dtype: FloatPrecision,
+    compute: Compute,
 ) -> None:
-    """Write how far the search's scorer and stock lm-eval differ on one network, and whether they `agree`.
+    """Compare the search's scorer with a stock lm-eval result of the same network, request by request.
 
-    benchmark: JSON of `llama-nas benchmark` of the exported network in precision `dtype`. In fp32 they agree if every
-    log-likelihood is within PER_TOKEN and RELATIVE, and choices differ only in near ties, on less than FLIPPED_SHARE of
-    the items. In half precision they agree if every item gets the same answer; all differences are listed.
+    In fp32 they agree if every log-likelihood is within PER_TOKEN and RELATIVE, and choices differ only in near ties,
+    on less than FLIPPED_SHARE of the items. In half precision they agree if every item gets the same answer; all
+    differences are listed.
+
+    Args:
+        supernet: the super-network's folder
+        space: space.json
+        subnet: the network's id
+        task: folder written by `llama-nas compile-task`
+        benchmark: JSON of `llama-nas run-lm-eval` on the exported network in precision `dtype`
+        dtype: of weights and arithmetic
+        output: JSON: how far they differ, and whether they agree
     """
     compiled = CompiledTask.load(task)
     result = read_json(benchmark)
     _check_same(compiled, result, dtype, benchmark)
-    subnet = parse_id(subnet_id, ModelShape.from_folder(supernet).num_hidden_layers, widths)
-    torch.set_num_threads(threads)
-    (ours,) = score(load_elastic(supernet, dtype, device), compiled, [subnet]).log_likelihoods
+    network = SearchSpace.read(space).parse(subnet)
+    torch.set_num_threads(compute.threads)
+    model = load_elastic(supernet, dtype, compute.device)
+    (ours,) = score_task(model, compiled, [network]).log_likelihoods
     theirs = np.array([value for item in result["loglikelihoods"] for value in item])
-    write_json(
-        output, {"task": compiled.name, "subnet_id": subnet_id, "dtype": dtype} | compare(compiled, ours, theirs, dtype)
-    )
+    about = {"task": compiled.name, "subnet_id": subnet, "dtype": dtype}
+    write_json(output, about | compare(compiled, ours, theirs, dtype))
 
 
 def _check_same(task: CompiledTask, result: dict[str, Any], dtype: str, path: Path) -> None:
     lengths = [len(item) for item in result.get("loglikelihoods", [])]
     if result.get("task") != task.name or lengths != np.diff(task.item_starts).tolist():
-        raise UserError(f"{path}: not a result of `llama-nas benchmark` on the same items of task '{task.name}'")
+        raise UserError(f"{path}: not a result of `llama-nas run-lm-eval` on the same items of task '{task.name}'")
     if result.get("precision") != dtype:
         raise UserError(f"{path}: precision {result.get('precision')} is not the search's, {dtype}")
 

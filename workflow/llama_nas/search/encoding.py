@@ -7,12 +7,13 @@ A gene of a layer that the network does not keep is *inactive*: it changes neith
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from llama_nas.space import DROPPED, WIDTH_CODES, ModelShape, SearchSpace, Subnet
+from llama_nas.core.costs import LayerCosts
+from llama_nas.core.shape import Subnet
+from llama_nas.core.space import BLOCK_CODES, DROPPED, ID_GROUP, SearchSpace
 
 
 def active_genes(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
@@ -37,9 +38,12 @@ def canonical(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
 
 def subnet_ids(space: SearchSpace, genotypes: np.ndarray) -> list[str]:
     """The id of each network, as `SearchSpace.id` writes it."""
-    codes = np.array(list(WIDTH_CODES))[genotypes[:, 1:]]
-    codes[~active_genes(space, genotypes)[:, 1:]] = DROPPED
-    return codes.view(f"U{space.num_layers}")[:, 0].tolist()  # one string of num_layers characters per row
+    layers = np.arange(space.num_layers)
+    columns = layers + layers // ID_GROUP  # a dash between two groups
+    letters = np.full((len(genotypes), columns[-1] + 1), "-")
+    blocks = np.array(list(BLOCK_CODES))[genotypes[:, 1:]]
+    letters[:, columns] = np.where(active_genes(space, genotypes)[:, 1:], blocks, DROPPED)
+    return letters.view(f"U{letters.shape[1]}")[:, 0].tolist()  # one string per row
 
 
 def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:
@@ -48,46 +52,41 @@ def genotypes_of(space: SearchSpace, ids: Iterable[str]) -> np.ndarray:
     return np.array(genotypes, dtype=int).reshape(len(genotypes), 1 + space.num_layers)
 
 
-def parameters(space: SearchSpace, shape: ModelShape, genotypes: np.ndarray) -> np.ndarray:
-    """Exact parameter counts, int [n]: the size is a sum over layers, so one lookup per gene."""
-    return parameter_costs(space, shape).of(space, genotypes)
+def parameters(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+    """Exact parameter counts, int [n]."""
+    return cost_of(parameter_costs(space), space, genotypes)
 
 
-@dataclass(frozen=True)
-class LayerCosts:
-    """A cost that is a sum over layers: of the model without layers, and of one layer at each of `space.widths`."""
+def cost_of(costs: LayerCosts, space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
+    """The cost of each network, [n]; exact where the layers' costs are integers."""
+    layers = np.array(costs.of_block)[genotypes[:, 1:]]
+    return costs.without + np.where(active_genes(space, genotypes)[:, 1:], layers, 0).sum(axis=1)
 
-    name: str
-    without: float
-    of_width: tuple[float, ...]
 
-    def of(self, space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:
-        """The cost of each network, [n]; exact where the layers' costs are integers."""
-        widths = np.array(self.of_width)[genotypes[:, 1:]]
-        return self.without + np.where(active_genes(space, genotypes)[:, 1:], widths, 0).sum(axis=1)
+def least_cost(costs: LayerCosts, space: SearchSpace) -> float:
+    """The least cost that a network of the space has."""
+    return costs.without + min(space.depths) * min(costs.of_block)
 
-    def smallest(self, space: SearchSpace) -> float:
-        """The least cost that a network of the space has."""
-        return self.without + min(map(len, space.kept)) * min(self.of_width)
 
-    def largest(self, space: SearchSpace) -> float:
-        """The greatest cost that a network of the space has."""
-        return self.without + max(map(len, space.kept)) * max(self.of_width)
+def greatest_cost(costs: LayerCosts, space: SearchSpace) -> float:
+    """The greatest cost that a network of the space has."""
+    return costs.without + max(space.depths) * max(costs.of_block)
 
 
 @cache
-def parameter_costs(space: SearchSpace, shape: ModelShape) -> LayerCosts:
-    without = shape.parameters(Subnet(()))
-    of_width = tuple(shape.parameters(Subnet((width,))) - without for width in space.widths)
-    return LayerCosts("parameters", without, of_width)
+def parameter_costs(space: SearchSpace) -> LayerCosts:
+    """Parameters."""
+    without = space.shape.parameters(Subnet(()))
+    of_block = tuple(space.shape.parameters(Subnet((block,))) - without for block in space.blocks)
+    return LayerCosts("parameters", without, of_block)
 
 
 @cache
-def size_costs(space: SearchSpace, shape: ModelShape, precision: str) -> LayerCosts:
+def size_costs(space: SearchSpace, precision: str) -> LayerCosts:
     """Bytes of the weights in a precision."""
-    without = shape.size_bytes(Subnet(()), precision)
-    of_width = tuple(shape.size_bytes(Subnet((width,)), precision) - without for width in space.widths)
-    return LayerCosts("size", without, of_width)
+    without = space.shape.size_bytes(Subnet(()), precision)
+    of_block = tuple(space.shape.size_bytes(Subnet((block,)), precision) - without for block in space.blocks)
+    return LayerCosts("size", without, of_block)
 
 
 def one_hot(space: SearchSpace, genotypes: np.ndarray) -> np.ndarray:

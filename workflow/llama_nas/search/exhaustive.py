@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama_nas.artifacts import folder_digest, write_json, write_table
-from llama_nas.search import encoding, records
-from llama_nas.search.sampling import every_network
+from llama_nas.core.artifacts import folder_digest, read_json, write_json, write_table
+from llama_nas.core.space import SearchSpace
+from llama_nas.search import encoding, tables
+from llama_nas.search.algorithms.sampling import every_network
 
 log = logging.getLogger(__name__)
 
 
-def write_all_candidates(
-    output: Path, *, model: Path, depths: Sequence[int], widths: Sequence[int], depth_selection: str
-) -> None:
-    """Write candidates.csv with every network of the space once."""
-    _, space = records.checked_space(model, depths, widths, depth_selection)
-    ids = encoding.subnet_ids(space, every_network(space))
-    write_table(output, records.candidate_table(ids, ["all"] * len(ids), None))
+def enumerate_space(output: Path, *, space: Path) -> None:
+    """List every network of the space as candidates, to be evaluated one and all.
 
-
-def write_truth(
-    output: Path,
-    *,
-    about: Path,
-    model: Path,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    depth_selection: str,
-    supernet: Path,
-    task: Path,
-    candidates: Path,
-    shards: Sequence[Path],
-) -> None:
-    """Write every network's exact size and metrics (columns as in evaluations.csv), by candidate.
-
-    about: JSON that says what they are of: the model's shape, the space, digests of the super-network and of the items.
+    Args:
+        space: space.json
+        output: candidates.csv
     """
-    shape, space = records.checked_space(model, depths, widths, depth_selection)
-    described = records.read_task(task)
-    listed = records.read_candidates(candidates)
-    gathered = records.gather_shards(shards, listed, described.metric)
-    table = records.evaluation_table(space, shape, 0, listed, gathered)
+    declared = SearchSpace.read(space)
+    ids = encoding.subnet_ids(declared, every_network(declared))
+    write_table(output, tables.candidate_table(ids, ["all"] * len(ids), None))
+
+
+def tabulate(
+    output: Path, *, about: Path, space: Path, supernet: Path, task: Path, candidates: Path, shards: Sequence[Path]
+) -> None:
+    """Gather the evaluations of every network of the space: the truth that searches are judged by.
+
+    Args:
+        space: space.json
+        supernet: the super-network's folder, for its digest
+        task: folder written by `llama-nas compile-task`
+        candidates: candidates.csv of `llama-nas enumerate-space`
+        shards: their shard CSVs
+        about: out: JSON: the space, digests of the super-network and of the items
+        output: CSV, one row per network, by candidate; columns as in evaluations.csv
+    """
+    described = tables.read_task(task)
+    listed = tables.read_candidates(candidates)
+    gathered = tables.gather_shards(shards, listed, described.metric)
+    table = tables.evaluation_table(SearchSpace.read(space), 0, listed, gathered)
     write_json(
         about,
         {
@@ -52,10 +51,7 @@ def write_truth(
             "metric": described.metric,
             "higher_is_better": described.higher_is_better,
             "networks": len(table),
-            "shape": dataclasses.asdict(shape),
-            "depths": list(depths),
-            "widths": list(widths),
-            "depth_selection": depth_selection,
+            "space": read_json(space),
             "supernet": folder_digest(supernet),
             "items": folder_digest(task),
         },

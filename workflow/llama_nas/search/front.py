@@ -16,97 +16,91 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from llama_nas.artifacts import write_table
-from llama_nas.search import encoding, records
-from llama_nas.search.goals import Declared, Goals
-from llama_nas.space import SearchSpace
+from llama_nas.core.artifacts import write_table
+from llama_nas.core.columns import HELD_OUT
+from llama_nas.core.space import SearchSpace
+from llama_nas.search import encoding, tables
+from llama_nas.search.goals import Goals, resolve
+from llama_nas.search.settings import GoalSettings
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = ["searched", "held_out", "held_out_stderr", "held_out_items", "difference_to_full", "p_value"]
 
-
-def write_finalists(
-    output: Path,
-    *,
-    model: Path,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    depth_selection: str,
-    task: Path,
-    evaluations: Path,
-    goals: Declared,
+def choose_finalists(
+    output: Path, *, space: Path, task: Path, evaluations: Path, goals: GoalSettings
 ) -> None:
-    """Write the front, and the full network, as candidates.csv; `predicted` is what the search measured of each."""
-    described = records.read_task(task)
-    shape, space = records.checked_space(model, depths, widths, depth_selection)
-    table = records.read_evaluations(evaluations, described.metric)
-    front = _front(table, described, space, goals.on(space, shape, described))
-    ids, origins, searched = list(front["subnet_id"]), ["front"] * len(front), list(front[described.metric])
-    if (full := _full(front)) not in ids:
-        ids, origins, searched = [*ids, full], [*origins, "full"], [*searched, np.nan]
-    write_table(output, records.candidate_table(ids, origins, np.array(searched)))
+    """After a search on some of the items: list the front and the full network, to be evaluated on all items.
 
-
-def write_front(
-    output: Path,
-    *,
-    model: Path,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    depth_selection: str,
-    task: Path,
-    evaluations: Path,
-    goals: Declared,
-    candidates: Path | None,
-    shards: Sequence[Path] | None,
-) -> None:
-    """Write front.csv: the networks no other real evaluation beats in all objectives of `goals`, ascending in size.
-
-    Only networks within the constraints; if none is, those nearest to them, with a warning. The objective latency is a
-    last column, in seconds.
-
-    candidates, shards: the finalists and their evaluations on all items; then only these count, and the columns
-    HELD_OUT are filled: `searched` is the metric on the search's items, `held_out` that on the others, and there the
-    difference to the full network with the p value of `_paired`. A network evaluated twice counts once, with its first
-    evaluation. Networks that differ in size by a hair are all kept: sizes are exact. `int8_bytes`: as bitsandbytes
-    stores it.
+    Args:
+        space: space.json
+        task: folder written by `llama-nas compile-task`
+        evaluations: evaluations.csv of the last round
+        output: candidates.csv; `predicted` is what the search measured of each
     """
-    described = records.read_task(task)
+    declared, described = SearchSpace.read(space), tables.read_task(task)
+    table = tables.read_evaluations(evaluations, described.metric)
+    front = _front(table, described, declared, resolve(goals, declared, described))
+    ids, origins, searched = list(front["subnet_id"]), ["front"] * len(front), list(front[described.metric])
+    if (full := declared.id(declared.full)) not in ids:
+        ids, origins, searched = [*ids, full], [*origins, "full"], [*searched, np.nan]
+    write_table(output, tables.candidate_table(ids, origins, np.array(searched)))
+
+
+def find_front(
+    output: Path,
+    *,
+    space: Path,
+    task: Path,
+    evaluations: Path,
+    goals: GoalSettings,
+    candidates: Path | None = None,
+    shards: Sequence[Path] | None = None,
+) -> None:
+    """Keep the networks that no other real evaluation beats in all objectives, ascending in size.
+
+    Only networks within the constraints; if none is, those nearest to them, with a warning. Networks that differ in
+    size by a hair are all kept: sizes are exact. A network evaluated twice counts once, with its first evaluation.
+
+    Args:
+        space: space.json
+        task: folder written by `llama-nas compile-task`
+        evaluations: evaluations.csv of the last round
+        candidates: candidates.csv of `llama-nas choose-finalists`; with --shards
+        shards: the finalists' evaluations on all items; then only these count, and the columns HELD_OUT are filled:
+            `searched` is the metric on the search's items, `held_out` that on the others, and there the difference to
+            the full network with the p value of McNemar's exact test
+        output: front.csv; `int8_bytes` as bitsandbytes stores it; the last columns are the measured objectives
+    """
+    declared, described = SearchSpace.read(space), tables.read_task(task)
     metric = described.metric
-    shape, space = records.checked_space(model, depths, widths, depth_selection)
-    resolved = goals.on(space, shape, described)
-    table = records.read_evaluations(evaluations, metric)
+    resolved = resolve(goals, declared, described)
+    table = tables.read_evaluations(evaluations, metric)
     searched = table["subnet_id"].nunique()
     if candidates is not None and shards is not None:
-        finalists = records.read_candidates(candidates)
-        again = _compared(records.gather_shards(shards, finalists, metric))
+        finalists = tables.read_candidates(candidates)
+        full = declared.id(declared.full)
+        again = _compared(tables.gather_shards(shards, finalists, metric), full)
         table = _evaluated_again(table, again[finalists["origin"] == "front"], metric)
-    front = _front(table, described, space, resolved)
+    front = _front(table, described, declared, resolved)
     stderr = f"{metric}_stderr"
     front["stderr"] = front[stderr] if stderr in front.columns else np.nan
-    genotypes = encoding.genotypes_of(space, front["subnet_id"])
-    front["int8_bytes"] = encoding.size_costs(space, shape, "int8").of(space, genotypes)
-    latency = [cost for cost in resolved.costs if cost.name == "latency"]
-    for cost in latency:
-        front[cost.name] = cost.of(space, genotypes)
+    genotypes = encoding.genotypes_of(declared, front["subnet_id"])
+    front["int8_bytes"] = encoding.cost_of(encoding.size_costs(declared, "int8"), declared, genotypes)
+    own = {cost.name: cost for cost in resolved.costs if cost.name not in front.columns}
+    for name, cost in own.items():
+        front[name] = encoding.cost_of(cost, declared, genotypes)
     columns = ["subnet_id", "layers", "parameters", "size_bytes", metric, "stderr", "items", "round", "int8_bytes"]
-    write_table(output, front.reindex(columns=[*columns, *HELD_OUT, *(cost.name for cost in latency)]))
-    if resolved.violation(space, genotypes, described.minimised(front[metric].to_numpy())).any():
+    write_table(output, front.reindex(columns=[*columns, *HELD_OUT, *own]))
+    if resolved.violation(declared, genotypes, described.minimised(front[metric].to_numpy())).any():
         log.warning("%s: no network meets the constraints; the front is of those nearest to them", described.name)
     log.info("%s: %d of %d networks are on the front", described.name, len(front), searched)
 
 
-def _front(table: pd.DataFrame, task: records.Task, space: SearchSpace, goals: Goals) -> pd.DataFrame:
+def _front(table: pd.DataFrame, task: tables.Task, space: SearchSpace, goals: Goals) -> pd.DataFrame:
     table = table.drop_duplicates("subnet_id", ignore_index=True)
     genotypes = encoding.genotypes_of(space, table["subnet_id"])
     on_front = goals.front(space, genotypes, task.minimised(table[task.metric].to_numpy()))
     return table[on_front].sort_values("parameters", ignore_index=True)
-
-
-def _full(table: pd.DataFrame) -> str:
-    """Id of the full network: every layer, at full width."""
-    return "0" * len(table["subnet_id"].iloc[0])
 
 
 def _evaluated_again(table: pd.DataFrame, again: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -117,10 +111,10 @@ def _evaluated_again(table: pd.DataFrame, again: pd.DataFrame, metric: str) -> p
     return first.merge(again[["subnet_id", *new]], on="subnet_id", validate="one_to_one")
 
 
-def _compared(again: pd.DataFrame) -> pd.DataFrame:
+def _compared(again: pd.DataFrame, full: str) -> pd.DataFrame:
     """The evaluations on all items, with each network's difference to the full one and its p value."""
-    full = again.loc[again["subnet_id"] == _full(again), "answers"].iloc[0]
-    tests = [_paired(answers, full) for answers in again["answers"]]
+    reference = again.loc[again["subnet_id"] == full, "answers"].iloc[0]
+    tests = [_paired(answers, reference) for answers in again["answers"]]
     return again.assign(difference_to_full=[t[0] for t in tests], p_value=[t[1] for t in tests])
 
 

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from llama_nas.artifacts import read_json, read_table, write_json
-from llama_nas.errors import UserError
-from llama_nas.search import records
-from llama_nas.space import BYTES_PER_WEIGHT, format_bytes
-from llama_nas.units import parse_size
+from llama_nas.core.artifacts import read_json, read_table, write_json
+from llama_nas.core.errors import UserError
+from llama_nas.search import tables
+from llama_nas.core.costs import UNITS
+from llama_nas.core.precisions import BYTES_PER_WEIGHT, QUANTIZED
+from llama_nas.core.units import format_bytes, parse_size
 
 
-def pick_network(
+def pick(
     *,
-    results: Path,
     task: str,
-    precision: str,
-    max_size: str | None,
-    min_accuracy: float | None,
-    output: Path | None,
+    max_size: str | None = None,
+    min_accuracy: float | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp16",
+    results: Path = Path("results"),
+    output: Path | None = None,
 ) -> None:
-    """Print the network of the task's front to take and how to get its checkpoint; as JSON to `output`, too.
+    """Name the best network that a finished search found under a size or above an accuracy, and its checkpoint.
 
     The front is that of the search's objectives: after a search for metric and latency alone it has no network that is
-    small and slow. Of the members that fit, the best one by the search's own score; without `max_size` the smallest.
-    Sizes are of the weights in `precision`. Raises UserError if no member fits, naming what the front has to offer.
+    small and slow. Of the members that fit, the best one by the search's own score; without --max-size the smallest.
+    Raises UserError if no member fits, naming what the front has to offer.
+
+    Args:
+        task: the task's name in the config
+        max_size: of the weights in that precision: 9GB, 8.5GiB, 900MB
+        min_accuracy: share of 1; without --max-size: the smallest network with it
+        precision: of the sizes
+        results: the run's folder
+        output: the answer as JSON, too
     """
-    described = records.read_task(results / "tasks" / task)
+    described = tables.read_task(results / "tasks" / task)
     path = results / "search" / task / "front.csv"
     metric = described.metric
     front = read_table(path, ["subnet_id", "layers", "parameters", "int8_bytes", metric, "stderr", "items"])
@@ -60,7 +69,7 @@ def pick_network(
 
 def _described(results: Path, task: str, precision: str, metric: str, chosen: pd.Series) -> dict[str, Any]:
     subnet_id = str(chosen["subnet_id"])
-    folder = f"quantized/{subnet_id}/int8" if precision == "int8" else f"subnets/{subnet_id}"
+    folder = f"networks/{subnet_id}/{precision if precision in QUANTIZED else 'hf'}"
     exists = (results / folder).is_dir()
     benchmark = results / "benchmarks" / task / precision / f"{subnet_id}.json"
     measured = read_json(benchmark)["metrics"] if benchmark.is_file() else {}
@@ -75,7 +84,7 @@ def _described(results: Path, task: str, precision: str, metric: str, chosen: pd
         "stderr": None if pd.isna(chosen["stderr"]) else float(chosen["stderr"]),
         "items": int(chosen["items"]),
         "benchmark_value": measured.get(metric),
-        **({"latency": float(chosen["latency"])} if "latency" in chosen else {}),
+        "costs": {name: float(chosen[name]) for name in UNITS if name in chosen and name != "parameters"},
         "checkpoint": str(results / folder) if exists else f"results/{folder}",  # there, or a target of the run
         "exists": exists,
     }
@@ -87,8 +96,8 @@ def _text(answer: dict[str, Any]) -> str:
         f"{answer['subnet_id']}: {answer['layers']} layers, {format_bytes(answer['bytes'])} in {answer['precision']}",
         f"{answer['metric']} {answer['value']:.4f}{error} in the search, on {answer['items']:,} items",
     ]
-    if "latency" in answer:
-        lines.append(f"latency {answer['latency']:.3g} s, by the layers' costs")
+    for name, value in answer["costs"].items():
+        lines.append(f"{name} {value:.3g} {UNITS[name]}, by the layers' costs")
     if answer["benchmark_value"] is not None:
         lines.append(f"{answer['metric']} {answer['benchmark_value']:.4f} by stock lm-eval in {answer['precision']}")
     if answer["exists"]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_nas.artifacts import file_digest
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape
-from llama_nas.tasks.compiled import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
+from llama_nas.core.artifacts import file_digest
+from llama_nas.core.errors import UserError
+from llama_nas.core.settings import TrieBounds
+from llama_nas.core.shape import ModelShape
+from llama_nas.tasks.format import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
 from llama_nas.tasks.trie import build_trie, offsets
 
@@ -29,22 +30,29 @@ def compile_task(
     *,
     task: str,
     lm_eval_task: str,
-    data_root: Path | None,
-    num_fewshot: int | None,
-    limit: int | None,
-    subtasks: Sequence[str] | None,
     metric: str,
     model: Path,
-    chunk_tokens: int,
-    group_tokens: int,
+    bounds: TrieBounds,
+    data_root: Path | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    subtasks: Sequence[str] | None = None,
 ) -> None:
-    """Write a compiled task (see `compiled.py`) to the folder `output`.
+    """Render and tokenise a benchmark with lm-eval's own task objects; pack its requests as a prefix trie.
 
-    task: name in the config. lm_eval_task, data_root, subtasks: see `definitions.load_task`. num_fewshot: None for the
-    task's own. limit: the first items only, of each subtask, as lm-eval's own. metric: what the search optimises.
-    model: folder with tokenizer and config.json. chunk_tokens, group_tokens: see `trie.build_trie`.
-    Every draw (few-shot examples) is lm-eval's, with lm-eval's seed.
-    Raises UserError for an unknown task or metric, missing data, or a form of task that is not supported.
+    Every draw (few-shot examples) is lm-eval's, with lm-eval's seed. Raises UserError for an unknown task or metric,
+    missing data, or a form of task that is not supported.
+
+    Args:
+        task: the task's name in the config
+        lm_eval_task: lm-eval task or group name, or the path of a task YAML
+        metric: the metric the search optimises, e.g. acc
+        model: folder with the tokenizer and config.json
+        data_root: folder in Hub layout; default: the Hub ids as they are
+        num_fewshot: default: the task's own
+        limit: first items only, of each subtask, as lm-eval's --limit
+        subtasks: for a group: only these, e.g. subjects of mmlu
+        output: folder: task.json, requests.safetensors (`tasks/format.py`)
     """
     ModelShape.from_folder(model)
     definition = load_task(lm_eval_task, data_root=data_root, subtasks=subtasks)
@@ -70,7 +78,7 @@ def compile_task(
             len(instances),
             longest,
         )
-    trie = build_trie(sequences, chunk_tokens, group_tokens)
+    trie = build_trie(sequences, bounds.chunk_tokens, bounds.group_tokens)
     items = _items(leaves, metrics)
     is_choice = metric in CHOICE_METRICS
     choices = np.diff(items["item_starts"])
@@ -102,8 +110,8 @@ def compile_task(
             "scored_tokens": len(trie.targets),
             "groups": trie.num_groups,
             "chunks": trie.num_chunks,
-            "chunk_tokens": chunk_tokens,
-            "group_tokens": group_tokens,
+            "chunk_tokens": bounds.chunk_tokens,
+            "group_tokens": bounds.group_tokens,
             "tasks": [{"name": leaf.task_name, "version": str(leaf.VERSION)} for leaf in leaves],
             "version": str(getattr(definition, "version", leaves[0].VERSION)),
             "lm_eval_version": _lm_eval_version(),

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

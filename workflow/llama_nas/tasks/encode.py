@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 from llama_nas.tasks.trie import Scored
 
 TokenPair = tuple[list[int], list[int]]  # context, continuation

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llama_nas.artifacts import read_table, write_table, write_text
-from llama_nas.errors import UserError
+from llama_nas.core.artifacts import read_table, write_table, write_text
+from llama_nas.core.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

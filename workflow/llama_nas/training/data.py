@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_nas.artifacts import atomic_folder, derived_seed, read_json, write_json
-from llama_nas.errors import UserError
-from llama_nas.space import ModelShape
+from llama_nas.core.artifacts import atomic_folder, derived_seed, read_json, write_json
+from llama_nas.core.errors import UserError
+from llama_nas.core.shape import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,7 +174,7 @@ def read_instructions(source: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def tokenize(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:
+def tokenize_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:
     """Token rows `prompt response end-token`, cut to max_length tokens; rows cut before their response are dropped.
 
     Prompt and response are tokenised together and the prompt alone gives the mask's length, as in Stanford Alpaca.
@@ -203,10 +203,16 @@ def tokenize(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBas
     return TokenRows(tokens, starts, np.array(prompt_lengths, dtype=np.int32))
 
 
-def tokenize_instructions(output: Path, *, base: Path, instructions: Path, max_length: int) -> None:
-    """Write the instructions as token rows of the base model's tokenizer: one .npy file per array, and rows.json.
+def tokenize(output: Path, *, base: Path, instructions: Path, max_length: int) -> None:
+    """Tokenise the instructions once, with Stanford Alpaca's prompts and masking, into arrays to be memory-mapped.
 
     Raises UserError for a bad row, by file and number, and for a tokenizer that does not fit the model.
+
+    Args:
+        base: Hugging Face model folder with the tokenizer
+        instructions: Alpaca-shaped .json, .jsonl or .parquet, or a folder
+        max_length: tokens; longer rows are cut
+        output: folder: a .npy file per array, and rows.json
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -220,7 +226,7 @@ def tokenize_instructions(output: Path, *, base: Path, instructions: Path, max_l
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{base}: cannot load the tokenizer: {str(error).splitlines()[0]}") from error
-    rows = tokenize(read_instructions(instructions), tokenizer, max_length)
+    rows = tokenize_pairs(read_instructions(instructions), tokenizer, max_length)
     if rows.tokens.max(initial=0) >= vocabulary:
         raise UserError(f"{base}: the tokenizer has token {rows.tokens.max()}, the model only {vocabulary} rows")
     with atomic_folder(output) as folder:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from llama_nas.elastic import load_elastic
+from llama_nas.models.elastic import load_elastic
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.freeze import InactiveFreezer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import logging
@@ -13,33 +12,26 @@ from typing import Any
 
 import torch
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 from llama_nas.training import checkpoint
-from llama_nas.training.config import TrainingConfig
+from llama_nas.training.config import TrainingConfig, check_offload
 from llama_nas.training.data import load_rows, padding_share
 from llama_nas.training.nodes import Node, this_node
 from llama_nas.training.worker import BAD_INPUT, STOPPED, batch_order, run_rank, total_steps
 
 log = logging.getLogger(__name__)
 
-ALONE = Node()
 
+def finetune(config: TrainingConfig, *, nodes: int = 1) -> None:
+    """Fine-tune the base model once as a super-network (accelerate + DeepSpeed ZeRO; starts its own ranks).
 
-def launch_finetune(args: argparse.Namespace) -> None:
-    """Fine-tune the super-network as `llama-nas finetune` is told."""
-    given = vars(args) | {"depths": tuple(args.depths), "widths": tuple(args.widths)}
-    names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    finetune(TrainingConfig(**{key: value for key, value in given.items() if key in names}), this_node(args.nodes))
+    Resumes the same run if it was interrupted. Raises UserError for bad input, before any process starts where that is
+    possible. SIGTERM ends the run with a checkpoint and exit code 143.
 
-
-def finetune(config: TrainingConfig, node: Node = ALONE) -> None:
-    """Train on `config.ranks` processes and write `config.output`; resumes the same run if it was interrupted.
-
-    node: this machine, where the ranks are spread over several; every one of them makes the same call.
-
-    Raises UserError for bad input, before any process starts where that is possible. SIGTERM ends the run with a
-    checkpoint and exit code 143.
+    Args:
+        nodes: machines that share the ranks, one srun task on each; every one of them makes the same call
     """
+    node = this_node(nodes)
     check(config, node)
     identity = config.identity()
     checkpoint.remove_stale(config.checkpoints, identity)
@@ -51,10 +43,10 @@ def finetune(config: TrainingConfig, node: Node = ALONE) -> None:
 
 def check(config: TrainingConfig, node: Node) -> None:
     """Everything that can be wrong with the inputs, cheapest first."""
-    space = config.space
+    space = config.search_space
     accumulation = config.accumulation
     here = len(node.ranks(config.ranks))
-    config.check_engine()
+    check_offload(config.offload_optimizer, config.zero_stage)
     if config.device == "cuda" and torch.cuda.device_count() < here:
         raise UserError(
             f"config.yaml: training.ranks {config.ranks} with device cuda needs {here} GPUs on this machine; it has "

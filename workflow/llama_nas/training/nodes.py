@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llama_nas.errors import UserError
+from llama_nas.core.errors import UserError
 
 FIRST_PORT, PORTS = 15000, 10000  # below the ports that Linux gives to outgoing connections
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_nas.elastic import set_active
-from llama_nas.space import SearchSpace, Subnet
+from llama_nas.models.elastic import set_active
+from llama_nas.core.shape import Subnet
+from llama_nas.core.space import SearchSpace
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows, micro_batches
 from llama_nas.training.loss import response_loss
@@ -31,10 +32,10 @@ def held_out(config: TrainingConfig, rows: int) -> int:
 
 
 def probe_networks(space: SearchSpace) -> list[Subnet]:
-    """The full network, then each depth at full and at smallest width, largest depth first."""
-    narrow = space.widths.index(min(space.widths))
+    """The full network, then each depth with full and with smallest blocks, largest depth first."""
+    blocks = (0, space.blocks_by_size[0])
     depths = reversed(range(len(space.depths)))
-    networks = [space.subnet((depth, *[width] * space.num_layers)) for depth in depths for width in (0, narrow)]
+    networks = [space.subnet((depth, *[block] * space.num_layers)) for depth in depths for block in blocks]
     return list(dict.fromkeys([space.full, *networks]))
 
 
@@ -46,7 +47,7 @@ def probe(
     batch = np.arange(len(rows) - count, len(rows))
     found = []
     engine.eval()
-    for subnet in probe_networks(config.space):
+    for subnet in probe_networks(config.search_space):
         set_active(engine.module, subnet)
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for own in micro_batches(batch, rows.lengths, accelerator.process_index, config.ranks, config.micro_batch):
@@ -55,7 +56,7 @@ def probe(
                 total += response_loss(engine(input_ids=inputs, use_cache=False).logits, labels)
         torch.distributed.all_reduce(total)
         loss = total.item() / rows.response_tokens(batch)
-        found.append({"step": step, "subnet_id": config.space.id(subnet), "loss": loss})
+        found.append({"step": step, "subnet_id": config.search_space.id(subnet), "loss": loss})
     engine.train()
     log.info("probes after step %d: %s", step, ", ".join(f"{row['subnet_id']} {row['loss']:.4f}" for row in found))
     return found

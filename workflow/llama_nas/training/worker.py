@@ -17,11 +17,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from llama_nas.artifacts import atomic_folder, derived_seed
-from llama_nas.elastic import set_active
-from llama_nas.errors import UserError
-from llama_nas.hf_folder import CHANNEL_ORDER_FILE, SIDE_FILES, copy_files
-from llama_nas.space import ModelShape
+from llama_nas.core.artifacts import atomic_folder, derived_seed
+from llama_nas.models.elastic import set_active
+from llama_nas.core.errors import UserError
+from llama_nas.models.folder import CHANNEL_ORDER_FILE, SIDE_FILES, copy_files
 from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import BatchOrder, TokenRows, load_rows, micro_batches
@@ -29,7 +28,7 @@ from llama_nas.training.engine import backward, make_accelerator, make_engine, s
 from llama_nas.training.loss import distillation_loss, response_loss
 from llama_nas.training.nodes import Node
 from llama_nas.training.probes import held_out, probe
-from llama_nas.training.sampling import subnet_at
+from llama_nas.training.subnet_steps import subnet_at
 
 if TYPE_CHECKING:
     from multiprocessing import SimpleQueue
@@ -95,7 +94,8 @@ def train(config: TrainingConfig, rows: TokenRows, folder: Path) -> None:
 
     folder: this run's checkpoints, removed at the end. Raises Stopped after SIGTERM, with a checkpoint saved.
     """
-    accelerator = make_accelerator(config, ModelShape.from_folder(config.base).parameters(config.space.full))
+    space = config.search_space
+    accelerator = make_accelerator(config, space.shape.parameters(space.full))
     check_agreement(accelerator, config, rows)
     engine = make_engine(accelerator, config)
     order = batch_order(config, rows)
@@ -168,7 +168,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup: float) -> float
 
 def check_agreement(accelerator: Accelerator, config: TrainingConfig, rows: TokenRows) -> None:
     """All ranks hold the same rows and draw the same networks, and each rank is there once."""
-    space = config.space
+    space = config.search_space
     networks = [subnet_at(step, space, config.seed, config.subnet_steps, config.subnet_sampling) for step in range(16)]
     mine = (rows.digest(), [space.id(network or space.full) for network in networks])
     views: list[Any] = [None] * accelerator.num_processes
@@ -191,7 +191,7 @@ def train_step(
     The loss is the sum over the response tokens of the global batch, divided by their number, which every rank
     computes from the data order without communication.
     """
-    space = config.space
+    space = config.search_space
     subnet = subnet_at(step, space, config.seed, config.subnet_steps, config.subnet_sampling)
     learning_rate = learning_rate_at(step, total, config.learning_rate, config.warmup)
     batch = order.batch(step)

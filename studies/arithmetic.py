@@ -1,0 +1,78 @@
+"""FP16, INT8 and NF4 weights on a CPU: what computing in float32 costs and changes against computing in FP16.
+
+    python benchmarks/arithmetic.py --results <finished run>/results --task truthfulqa_mc1 [--network 000000000000]
+
+Runs the stage `benchmark` (stock lm-eval) on exported and quantized folders of a run in both arithmetics. Prints, and
+writes to benchmarks/arithmetic.json, processor seconds of each, the task's metric, and how far the log-likelihoods lie
+apart. Run it where the run's paths hold (task.json names its data relative to the working directory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lm_eval.models.huggingface  # noqa: F401  (or the first of the runs would pay for it)
+import numpy as np
+
+from llama_nas import benchmark, hf_folder
+from llama_nas.core.artifacts import read_json, write_json
+
+ARITHMETICS = {
+    "float16": lambda model, precision, device: hf_folder.DTYPES[precision],
+    "float32": hf_folder.set_arithmetic,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--network", default="000000000000", help="an exported one that was quantized, too")
+    parser.add_argument("--precisions", nargs="+", default=["fp16", "int8"])
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    args = parser.parse_args()
+    rows = [compare(args.results, args.task, args.network, precision) for precision in args.precisions]
+    write_json(args.output, {"task": args.task, "network": args.network, "rows": rows})
+    print("| weights | FP16 arithmetic, s | float32, s | metric, FP16 | float32 | log-likelihood, largest difference |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['precision']} | {row['float16']['seconds']:.0f} | {row['float32']['seconds']:.0f} | "
+            f"{row['float16']['metric']:.4f} | {row['float32']['metric']:.4f} | {row['largest_difference']:.3f} "
+            f"({row['largest_relative_difference']:.2%}) |"
+        )
+
+
+def compare(results: Path, task: str, network: str, precision: str) -> dict[str, Any]:
+    """One folder in both arithmetics; differences are FP16's from float32's."""
+    folder = results / "subnets" / network
+    if precision in hf_folder.QUANTIZED:
+        folder = results / "quantized" / network / precision
+    row: dict[str, Any] = {"precision": precision}
+    values = {}
+    for name, set_arithmetic in ARITHMETICS.items():
+        with tempfile.TemporaryDirectory() as scratch, mock.patch.object(benchmark, "set_arithmetic", set_arithmetic):
+            output = Path(scratch) / "result.json"
+            start = time.process_time()
+            benchmark.benchmark_folder(
+                output, model=folder, task=results / "tasks" / task, precision=precision, batch_size=32, device="cpu",
+                threads=1,
+            )  # fmt: skip
+            seconds = time.process_time() - start
+            record = read_json(output)
+        row[name] = {"seconds": seconds, "metric": record["metrics"][record["metric"]]}
+        values[name] = np.concatenate(record["loglikelihoods"])
+    difference = np.abs(values["float16"] - values["float32"])
+    return row | {
+        "largest_difference": float(difference.max()),
+        "largest_relative_difference": float((difference / np.abs(values["float32"])).max()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Which way of training makes the better super-network? Each lever against the paper's recipe on the embedded world.
+
+    python benchmarks/supernet.py --seeds 1 2 3 --work <folder of benchmarks/embedded_world.py>
+
+Every seed brings its own world, base model and compiled tasks (made by `llama-nas` stages where the folder lacks
+them, with the settings of config.yaml). Each variant is trained with the steps and rows of the paper's recipe, and
+judged on all tasks by a fixed set of probe networks and by the hypervolume of the front of a fixed set of random
+ones. What a seed has already made is not made again. Writes benchmarks/supernet.json and prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from embedded_world import CHANCE, REPOSITORY, answer, compiled_task, stage
+
+from llama_nas.core.artifacts import derived_seed, read_json, write_json
+from llama_nas.config import check_config
+from llama_nas.models.elastic import load_elastic
+from llama_nas.core.pareto import hypervolume
+from llama_nas.core.space import Genotype, ModelShape, SearchSpace
+
+RANDOM_NETWORKS = 30
+log = logging.getLogger("supernet")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train: settings of `llama-nas finetune` that differ from the paper's, and which base and layers."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    base: str = "base"  # or `ordered`: its channels sorted by importance
+    depth_selection: str = "first"  # or `importance`: as `llama-nas order-layers` finds
+
+
+VARIANTS = {
+    "plain": Variant({"subnet_steps": "never"}),
+    "paper": Variant(),
+    "stratified": Variant({"subnet_sampling": "stratified"}),
+    "sandwich": Variant({"subnet_sampling": "sandwich"}),
+    "distillation": Variant({"distillation": 0.5}),
+    "freeze": Variant({"freeze_inactive": True}),
+    "channels": Variant(base="ordered"),
+    "even": Variant(depth_selection="even"),
+    "importance": Variant(depth_selection="importance"),
+    "combined": Variant({"distillation": 0.5}, base="ordered", depth_selection="importance"),
+}
+UNTRAINED = "base"  # the pre-trained model's own sub-networks
+MADE_BY_EMBEDDED_WORLD = {"paper": "supernet", "plain": "plain"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--alone", nargs="*", default=["smallest", "narrow", "shallow"], help="probes trained alone")
+    parser.add_argument("--tasks", nargs="+", help="of config.yaml; default: all")
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/supernet.json")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
+    config["tasks"] = {task: config["tasks"][task] for task in args.tasks or config["tasks"]}
+    torch.set_num_threads(config["compute"]["threads"])
+    seeds = {}
+    for seed in args.seeds:
+        work = args.work / f"seed-{seed}"
+        prepare(work, seed, config)
+        seeds[str(seed)] = {name: measure(work, seed, name, config) for name in [UNTRAINED, *args.variants]}
+        seeds[str(seed)] |= {f"alone: {role}": alone(work, seed, role, config) for role in args.alone}
+    write_json(args.output, {"training": config["training"], "tasks": list(config["tasks"]), "seeds": seeds})
+    print(markdown(seeds))
+
+
+def prepare(work: Path, seed: int, config: dict[str, Any]) -> None:
+    """World, base model and token rows of a seed."""
+    embedded = dict(config["embedded"])
+    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
+    stage(work / "world", "world", {"seed": seed, **size})
+    stage(work / "base", "pretrain", {"seed": seed, "world": work / "world", **embedded})
+    instructions = {"instructions": work / "world/instructions.json", "max_length": config["training"]["max_length"]}
+    stage(work / "rows", "tokenize", {"base": work / "base", **instructions})
+
+
+def measure(work: Path, seed: int, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Train a variant unless it is there, and score it."""
+    variant = VARIANTS.get(name, Variant())
+    space = variant_space(work, seed, variant, config)
+    folder = work / ("base" if name == UNTRAINED else MADE_BY_EMBEDDED_WORLD.get(name, f"variant-{name}"))
+    if name != UNTRAINED:
+        if variant.base == "ordered":
+            stage(work / "ordered", "order-channels", {"seed": seed, "base": work / "base", "rows": work / "rows"})
+        train(folder, work / variant.base, work / "rows", seed, space, config, variant.settings)
+    return scores(folder, work, seed, space, config)
+
+
+def variant_space(work: Path, seed: int, variant: Variant, config: dict[str, Any]) -> SearchSpace:
+    shape = ModelShape.from_folder(work / "base")
+    depths, widths = config["space"]["depths"], config["space"]["widths"]
+    selection = variant.depth_selection
+    if selection == "importance":
+        count = shape.num_hidden_layers - depths[0]
+        order = {"seed": seed, "base": work / "base", "rows": work / "rows", "count": count}
+        stage(work / "layers.json", "order-layers", order)
+        selection = ",".join(map(str, read_json(work / "layers.json")["depth_selection"]))
+    return SearchSpace.for_model(shape, depths, widths, selection)
+
+
+def train(
+    folder: Path,
+    base: Path,
+    rows: Path,
+    seed: int,
+    space: SearchSpace,
+    config: dict[str, Any],
+    settings: dict[str, Any],
+) -> None:
+    training = {key: value for key, value in config["training"].items() if key != "max_length"}
+    training |= {"ranks": 1, "micro_batch": training["global_batch"]}  # the same trajectory, up to rounding
+    chosen = {"depths": space.depths, "widths": space.widths, "depth_selection": space.depth_selection}
+    inputs = {"seed": seed, "base": base, "rows": rows, "checkpoints": folder.with_suffix(".checkpoints")}
+    stage(folder, "finetune", inputs | chosen | training | settings)
+
+
+def alone(work: Path, seed: int, role: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A probe cut out of the base and trained as a model of its own, with the same rows and steps."""
+    space = variant_space(work, seed, Variant(), config)
+    subnet = space.subnet(probes(space)[role])
+    folder, cut = work / f"alone-{role}", work / f"cut-{role}"
+    stage(cut, "export", {"supernet": work / "base", "widths": space.widths, "subnet": space.id(subnet)})
+    own = SearchSpace.for_model(ModelShape.from_folder(cut), [subnet.layers], [subnet.kept_widths[0]])
+    train(folder, cut, work / "rows", seed, own, config, {"subnet_steps": "never"})
+    tasks = score_networks(folder, work, own, {role: (0,) * (1 + own.num_layers)}, config)
+    return {"probes": {role: float(np.mean([task[role] for task in tasks.values()]))}, "tasks": tasks}
+
+
+def probes(space: SearchSpace) -> dict[str, Genotype]:
+    """Fixed networks across the space, by genotype: which layers a depth keeps is the space's own affair."""
+    deep, narrow, layers = len(space.depths) - 1, len(space.widths) - 1, space.num_layers
+    mixed = tuple(narrow if i % 2 else 0 for i in range(layers))
+    return {
+        "full": (deep, *[0] * layers),
+        "mixed": (deep, *mixed),
+        "shallow": (0, *[0] * layers),
+        "shallow, mixed": (0, *mixed),
+        "narrow": (deep, *[narrow] * layers),
+        "smallest": (0, *[narrow] * layers),
+    }
+
+
+def scores(folder: Path, work: Path, seed: int, space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy of the probes, mean over tasks, and the hypervolume of the front of probes and random networks."""
+    rng = np.random.default_rng(derived_seed(seed, "benchmarks", "supernet"))
+    drawn = {f"random {i}": space.random(rng) for i in range(RANDOM_NETWORKS)}
+    named = probes(space) | drawn
+    tasks = score_networks(folder, work, space, named, config)
+    mean = {role: float(np.mean([task[role] for task in tasks.values()])) for role in named}
+    sizes = np.array([space_parameters(work, space, genotype) for genotype in named.values()])
+    return {
+        "probes": {role: mean[role] for role in probes(space)},
+        "random_mean": float(np.mean([mean[role] for role in drawn])),
+        "hypervolume": front_hypervolume(sizes, np.array(list(mean.values())), tasks),
+        "tasks": {task: {role: own[role] for role in probes(space)} for task, own in tasks.items()},
+    }
+
+
+def space_parameters(work: Path, space: SearchSpace, genotype: Genotype) -> int:
+    return ModelShape.from_folder(work / "base").parameters(space.subnet(genotype))
+
+
+def front_hypervolume(sizes: np.ndarray, accuracies: np.ndarray, tasks: Iterable[str]) -> float:
+    """Share of the rectangle (smallest to largest network) x (chance to 1) that the front dominates."""
+    chance = float(np.mean([CHANCE[task] for task in tasks]))
+    points = np.stack([(sizes - sizes.min()) / (sizes.max() - sizes.min()), (1 - accuracies) / (1 - chance)], axis=1)
+    return hypervolume(points, np.array([1.0, 1.0]))
+
+
+def score_networks(
+    folder: Path, work: Path, space: SearchSpace, named: dict[str, Genotype], config: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Accuracy of each network on each task; kept beside the model, so that it is computed once."""
+    import pandas as pd
+
+    path = folder.with_name(f"{folder.name}-{space.depth_selection.replace(',', '-')}.scores.json")
+    found = read_json(path) if path.exists() else {}
+    missing = {task: settings for task, settings in config["tasks"].items() if task not in found}
+    if not missing:
+        return {task: found[task] for task in config["tasks"]}
+    model = load_elastic(folder)
+    ids = [space.id(space.subnet(genotype)) for genotype in named.values()]
+    unique = pd.DataFrame({"subnet_id": list(dict.fromkeys(ids)), "role": ""})
+    for task, settings in missing.items():
+        rows, _ = answer(model, compiled_task(work, task, settings), space, unique)
+        accuracy = {row["subnet_id"]: row["accuracy"] for row in rows}
+        found[task] = {role: accuracy[id] for role, id in zip(named, ids, strict=True)}
+        write_json(path, found)
+    return {task: found[task] for task in config["tasks"]}
+
+
+def markdown(seeds: dict[str, Any]) -> str:
+    """Means over the seeds with standard errors, and each variant's difference to the paper's recipe, seed by seed."""
+    roles = ["full", "mixed", "shallow", "shallow, mixed", "narrow", "smallest"]
+    lines = [
+        "| variant | " + " | ".join(roles) + f" | {RANDOM_NETWORKS} random | hypervolume | hypervolume - paper's |"
+    ]
+    lines += ["|---|" + "---|" * (len(roles) + 3)]
+    for name in next(iter(seeds.values())):
+        own = [seed[name] for seed in seeds.values()]
+        cells = [_with_error([100 * o["probes"][r] for o in own]) if r in own[0]["probes"] else "" for r in roles]
+        if "hypervolume" in own[0]:
+            cells.append(_with_error([100 * o["random_mean"] for o in own]))
+            cells.append(_with_error([100 * o["hypervolume"] for o in own]))
+            gains = [100 * (seed[name]["hypervolume"] - seed["paper"]["hypervolume"]) for seed in seeds.values()]
+            cells.append("" if name == "paper" else _with_error(gains, sign="+"))
+        else:
+            cells += ["", "", ""]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _with_error(values: list[float], sign: str = "") -> str:
+    """Mean and its standard error over the seeds; one seed has none."""
+    mean = f"{np.mean(values):{sign}.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.1f}"
+
+
+if __name__ == "__main__":
+    main()

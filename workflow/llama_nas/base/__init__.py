@@ -1,0 +1,1 @@
+"""Where a base model comes from: the Hub, a local folder, or the embedded world."""

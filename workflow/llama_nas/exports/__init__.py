@@ -1,0 +1,1 @@
+"""Networks as folders and files that other software loads."""

@@ -1,0 +1,294 @@
+"""Speed of model folders as a server meets it, measured side by side: prefill, decode at batch 1, decode saturated.
+
+Each figure stands beside what the device allows: no pass can be faster than its arithmetic at the measured rate of a
+matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate. (INT8 has
+products of its own, which a device may compute faster than the floats whose rate is measured.)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from transformers import DynamicCache
+
+from llama_nas.core.artifacts import read_json, write_table
+from llama_nas.core.errors import UserError
+from llama_nas.models.folder import arithmetic, load_model, network_of, set_arithmetic, weight_files
+from llama_nas.core.progress import track
+from llama_nas.core.space import PRECISIONS, QUANTIZED, ModelShape, Subnet
+
+log = logging.getLogger(__name__)
+
+WARMUP_RUNS = 3
+RUNS_PER_TURN = 3  # decodes that share one computed context
+SATURATED = 1.1  # twice the batch for less than this factor of tokens/s is not worth it
+LONG_ENOUGH = 0.02  # seconds of a matrix product whose rate is believed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model to measure, as given on the command line."""
+
+    name: str
+    precision: str
+    folder: Path
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return ModelShape.from_folder(self.folder)
+
+    @cached_property
+    def network(self) -> Subnet:
+        return network_of(read_json(self.folder / "config.json"))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is timed: `steps` forward passes of `batch` x `tokens`, after `context` tokens are in the cache."""
+
+    name: str  # prefill, decode or decode_saturated
+    batch: int
+    tokens: int
+    steps: int
+    context: int
+
+    def flops(self, entry: Entry) -> float:
+        """Of all steps: two per weight and token, four per attended position, head and entry of it; one logit row."""
+        shape, layers = entry.shape, entry.network.layers
+        attended = self.context + (self.tokens * self.steps + 1) / 2  # on average, in a causal pass
+        per_token = 2 * shape.decoder_weights(entry.network) + (
+            4 * layers * shape.num_attention_heads * shape.head_dim * attended
+        )
+        head = 2 * shape.vocab_size * shape.hidden_size
+        return self.batch * self.steps * (self.tokens * per_token + head)
+
+    def bytes(self, entry: Entry, device: str) -> float:
+        """Read in all steps: the weights once a step, but of an untied embedding only rows, and the cache.
+
+        What is not quantized lies in memory as the device computes it: FP16 weights as float32 on a CPU.
+        """
+        shape = entry.shape
+        item = 4 if arithmetic(entry.precision, device) == "float32" else 2
+        floats, quantized = shape.parameters(entry.network), 0
+        if entry.precision in QUANTIZED:
+            floats -= shape.decoder_weights(entry.network)
+            quantized = shape.size_bytes(entry.network, entry.precision) - 2 * floats
+        rows_only = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
+        weights = quantized + (floats - rows_only) * item
+        position = 2 * entry.network.layers * shape.num_key_value_heads * shape.head_dim * item
+        attended = self.context + (self.tokens * self.steps + 1) / 2
+        return self.steps * (weights + self.batch * position * attended)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device was measured to do in the faster of FP32 and BF16: FLOP/s, and bytes/s of reading memory."""
+
+    name: str  # cpu or cuda
+    flops: float
+    bytes: float
+
+    def limit(self, entry: Entry, phase: Phase) -> float:
+        """Tokens/s that neither arithmetic nor memory allows to exceed."""
+        seconds = max(phase.flops(entry) / self.flops, phase.bytes(entry, self.name) / self.bytes)
+        return phase.batch * phase.tokens * phase.steps / seconds
+
+
+def measure_throughput(
+    output: Path,
+    models: Sequence[str],
+    batch_size: int,
+    sequence_length: int,
+    new_tokens: int,
+    max_batch: int,
+    repeats: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Time prefill and decode of random tokens; write tokens/s per model and phase as CSV.
+
+    models: `NAME:PRECISION=FOLDER` each. Prefill: `batch_size` x `sequence_length` through the network, keys and values
+    cached, logits of the last position. Decode: `new_tokens` greedy steps after a context of `sequence_length`, at
+    batch 1 and at the batch, a power of two up to `max_batch`, beyond which the first model gains no more. Models take
+    turns, so that a drift of the machine meets all alike; where they do not fit in memory together, they are measured
+    one after the other. Columns: median and quartiles of tokens/s over the repeats, and the device's limit.
+    """
+    entries = [_parse(text) for text in models]
+    if repeats < 1:
+        raise UserError("--repeats must be at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available")
+    for entry in entries:
+        limit = read_json(entry.folder / "config.json")["max_position_embeddings"]
+        if sequence_length + new_tokens > limit:
+            raise UserError(
+                f"--sequence-length {sequence_length} and --new-tokens {new_tokens} are beyond the {limit} positions "
+                f"of {entry.folder}"
+            )
+    torch.set_num_threads(threads)
+    # Twice the files: activations, and folders loaded at a wider dtype than stored.
+    needed = sum(2 * path.stat().st_size for entry in entries for path in weight_files(entry.folder))
+    together = needed < _free_bytes(device)
+    log.info("%d models, %s", len(entries), "taking turns" if together else "one after the other: memory is short")
+    rates = measure_device(device)
+    saturated = _saturating_batch(entries[0], sequence_length, new_tokens, max_batch, device)
+    phases = [
+        Phase("prefill", batch_size, sequence_length, 1, 0),
+        Phase("decode", 1, 1, new_tokens, sequence_length),
+        Phase("decode_saturated", saturated, 1, new_tokens, sequence_length),
+    ]
+    seconds: dict[tuple[Entry, Phase], list[float]] = {}
+    for group in [entries] if together else [[entry] for entry in entries]:
+        seconds |= _time_in_turns(group, phases, repeats, device)
+    rows = [
+        _row(entry, phase, np.array(seconds[entry, phase]), rates.limit(entry, phase))
+        | {"device": device, "threads": threads, "repeats": repeats}
+        for entry in entries
+        for phase in phases
+    ]
+    write_table(output, pd.DataFrame(rows))
+
+
+def _row(entry: Entry, phase: Phase, seconds: np.ndarray, limit: float) -> dict[str, Any]:
+    tokens = phase.batch * phase.tokens * phase.steps
+    q1, median, q3 = np.percentile(tokens / seconds, [25, 50, 75])
+    return {
+        "model": entry.name,
+        "precision": entry.precision,
+        "phase": phase.name,
+        "batch_size": phase.batch,
+        "sequence_length": phase.context or phase.tokens,
+        "new_tokens": phase.steps if phase.context else 0,
+        "tokens_per_second": median,
+        "tokens_per_second_q1": q1,
+        "tokens_per_second_q3": q3,
+        "limit_tokens_per_second": limit,
+    }
+
+
+def _parse(text: str) -> Entry:
+    label, _, folder = text.partition("=")
+    name, _, precision = label.rpartition(":")
+    if not name or not folder or precision not in PRECISIONS:
+        raise UserError(f"--models '{text}': expected NAME:PRECISION=FOLDER with precision {', '.join(PRECISIONS)}")
+    return Entry(name, precision, Path(folder))
+
+
+def _free_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
+def measure_device(device: str) -> Device:
+    """The best rates of a few runs: the product of two square matrices, the sum of a vector too long for a cache."""
+
+    def multiply(dtype: torch.dtype) -> float:
+        side, seconds = 128, 0.0
+        while seconds < LONG_ENOUGH and side < 8192:
+            side *= 2
+            square = torch.ones(side, side, dtype=dtype, device=device)
+            seconds = _best_seconds(partial(torch.matmul, square, square), square.device)
+        return 2 * side**3 / seconds
+
+    vector = torch.ones(2**25, device=device)
+    rate = vector.nbytes / _best_seconds(vector.sum, vector.device)
+    return Device(device, max(multiply(torch.float32), multiply(torch.bfloat16)), rate)
+
+
+def _best_seconds(work: Callable[[], Any], device: torch.device, runs: int = 5) -> float:
+    return min(_timed(work, device) for _ in range(runs))
+
+
+def _timed(work: Callable[[], Any], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    work()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _saturating_batch(entry: Entry, context: int, steps: int, max_batch: int, device: str) -> int:
+    """The smallest power of two at which doubling the batch of a decode step gains less than SATURATED, or cannot."""
+    network = _load(entry, device)
+    batch, rate = 1, 0.0
+    while True:
+        phase = Phase("decode", batch, 1, steps, context)
+        try:
+            new_rate = batch * steps / min(run_seconds(network, phase, 3))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise UserError(f"{entry.folder}: too large for the device with {context} tokens of context") from None
+            log.info("a decode with batch %d does not fit into the device's memory", batch)
+            return batch // 2
+        if new_rate < SATURATED * rate:
+            return batch // 2
+        if 2 * batch > max_batch:
+            return batch
+        batch, rate = 2 * batch, new_rate
+
+
+def _load(entry: Entry, device: str) -> Any:
+    """The model as a user of the device runs it: FP16 weights are computed in float32 on a CPU."""
+    network = load_model(entry.folder, entry.precision, device)
+    set_arithmetic(network, entry.precision, device)
+    return network
+
+
+def _time_in_turns(
+    entries: Sequence[Entry], phases: Sequence[Phase], repeats: int, device: str
+) -> dict[tuple[Entry, Phase], list[float]]:
+    """Seconds of each timed run of each model and phase; the models are freed on return."""
+    networks = {entry: _load(entry, device) for entry in entries}
+    seconds: dict[tuple[Entry, Phase], list[float]] = {(entry, phase): [] for entry in entries for phase in phases}
+    for network, phase in product(networks.values(), phases):
+        run_seconds(network, phase, WARMUP_RUNS)
+    full_turns, rest = divmod(repeats, RUNS_PER_TURN)
+    turns = [RUNS_PER_TURN] * full_turns + [rest] * (rest > 0)
+    for runs in track(turns, total=len(turns), label="turns"):
+        for (entry, network), phase in product(networks.items(), phases):
+            seconds[entry, phase] += run_seconds(network, phase, runs)
+    return seconds
+
+
+@torch.inference_mode()
+def run_seconds(network: Any, phase: Phase, runs: int) -> list[float]:
+    """Seconds of each of some runs of a phase; the context of a decode is computed before the clock starts."""
+    generator = torch.Generator().manual_seed(0)  # speed does not depend on which tokens
+    size = (phase.batch, phase.context or phase.tokens)
+    tokens = torch.randint(network.config.vocab_size, size, generator=generator).to(network.device)
+
+    def step(tokens: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        logits = network(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return logits[:, -1:].argmax(-1)
+
+    def decode(cache: DynamicCache) -> None:
+        token = tokens[:, -1:]
+        for _ in range(phase.steps):
+            token = step(token, cache)
+
+    if not phase.context:
+        return [_timed(lambda: step(tokens, DynamicCache()), network.device) for _ in range(runs)]
+    cache = DynamicCache()
+    step(tokens, cache)
+    seconds = []
+    for _ in range(runs):
+        seconds.append(_timed(lambda: decode(cache), network.device))
+        cache.crop(-phase.steps)
+    return seconds
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
