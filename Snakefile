@@ -20,15 +20,16 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/overrides.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/supernet.smk"
+include: "workflow/rules/costs.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/exhaustive.smk"
-include: "workflow/rules/subnets.smk"
-include: "workflow/rules/costs.smk"
-include: "workflow/rules/analysis.smk"
+include: "workflow/rules/networks.smk"
 include: "workflow/rules/patterns.smk"
+include: "workflow/rules/analysis.smk"
 
 
 rule all:
@@ -37,6 +38,6 @@ rule all:
     input:
         fronts=rules.fronts.input,
         exports=all_exports,
-        cards=rules.cards.output,
-        report=rules.report.output,
+        cards=rules.write_cards.output,
+        report=rules.write_report.output,
     localrule: True

@@ -21,8 +21,8 @@ from scoring import CHUNK_TOKENS, GROUP_TOKENS, REPOSITORY, SAMPLE, instances, r
 from torch.nn import functional
 
 from llama_nas.core.artifacts import write_json
-from llama_nas.models.elastic import load_elastic
 from llama_nas.core.machine import device_name
+from llama_nas.models.elastic import load_elastic
 from llama_nas.scoring.forward import GroupRun
 from llama_nas.tasks.encode import RequestEncoder
 from llama_nas.tasks.trie import Group, Scored, build_trie

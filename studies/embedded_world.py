@@ -24,12 +24,12 @@ import torch
 import yaml
 from scipy.stats import kendalltau
 
-from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.config import check_config
-from llama_nas.models.elastic import load_elastic
-from llama_nas.scoring.metrics import choice_scores
-from llama_nas.scoring.forward import score
+from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.core.space import ModelShape, SearchSpace, Subnet
+from llama_nas.models.elastic import load_elastic
+from llama_nas.scoring.forward import score
+from llama_nas.scoring.metrics import choice_scores
 from llama_nas.tasks.format import CompiledTask
 
 REPOSITORY = Path(__file__).resolve().parents[1]

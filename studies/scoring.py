@@ -30,12 +30,12 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.models.elastic import load_elastic
-from llama_nas.scoring.harness import TrieLM
 from llama_nas.core.machine import device_name
-from llama_nas.scoring.forward import full_network, score_trie
-from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.core.space import ModelShape, SearchSpace, Subnet
+from llama_nas.models.elastic import load_elastic
+from llama_nas.scoring.forward import full_network, score_trie
+from llama_nas.scoring.harness import TrieLM
+from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.tasks.encode import RequestEncoder, fit_to_model
 from llama_nas.tasks.trie import Scored, TokenTrie, build_trie

@@ -31,13 +31,13 @@ from matplotlib.figure import Figure
 from llama_nas.analysis.figures import NO_METADATA, STYLE
 from llama_nas.core.artifacts import derived_seed, read_json, read_table
 from llama_nas.core.pareto import hypervolume, non_dominated
+from llama_nas.core.space import ModelShape, SearchSpace
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import algorithm
-from llama_nas.search.goals import Declared
-from llama_nas.search.algorithms.predictors import Predictor, choose
 from llama_nas.search.algorithms.interface import Known, Predict, due
+from llama_nas.search.algorithms.predictors import Predictor, choose
+from llama_nas.search.goals import Declared
 from llama_nas.search.tables import Task
-from llama_nas.core.space import ModelShape, SearchSpace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EVALUATIONS = 250

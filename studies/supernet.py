@@ -23,11 +23,11 @@ import torch
 import yaml
 from embedded_world import CHANCE, REPOSITORY, answer, compiled_task, stage
 
-from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.config import check_config
-from llama_nas.models.elastic import load_elastic
+from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.core.pareto import hypervolume
 from llama_nas.core.space import Genotype, ModelShape, SearchSpace
+from llama_nas.models.elastic import load_elastic
 
 RANDOM_NETWORKS = 30
 log = logging.getLogger("supernet")

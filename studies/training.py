@@ -27,8 +27,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import write_json
-from llama_nas.models.elastic import active, load_elastic
 from llama_nas.core.space import ModelShape, Subnet
+from llama_nas.models.elastic import active, load_elastic
 from llama_nas.training import worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows

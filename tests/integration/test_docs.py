@@ -18,9 +18,9 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llama_nas.base.pretrain import train_tokenizer
 from llama_nas.cli import build_parser
 from llama_nas.config import check_config
-from llama_nas.base.pretrain import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

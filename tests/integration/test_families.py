@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from llama_nas.base.pretrain import train_tokenizer
 from llama_nas.cli import main
 from llama_nas.models.elastic import load_elastic
 from llama_nas.models.folder import load_model
-from llama_nas.base.pretrain import train_tokenizer
 from llama_nas.training.data import PROMPT_WITHOUT_INPUT
 
 LLAMA_3_ROPE = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0}

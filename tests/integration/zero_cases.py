@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from llama_nas.models.elastic import active, active_part, make_elastic
 from llama_nas.core.space import SearchSpace
+from llama_nas.models.elastic import active, active_part, make_elastic
 from llama_nas.training import checkpoint, worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from export_cases import FAMILIES, write_supernet
 
-from llama_nas.exports.export import export_subnet
 from llama_nas.base.pretrain import train_tokenizer
+from llama_nas.exports.export import export_subnet
 
 WIDTHS = [96, 48, 40]  # rows of 40 are no multiple of 32: Q8_0 cannot hold them
 IDS = {"uniform": "1111x1", "mixed": "012x10"}

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
+from llama_nas.search.sample import sample_candidates
 
 from llama_nas.core.artifacts import derived_seed, read_table
+from llama_nas.core.space import ModelShape, SearchSpace
 from llama_nas.search import encoding, nsga
-from llama_nas.search.gather import fit_predictor
 from llama_nas.search.front import write_front
+from llama_nas.search.gather import fit_predictor
 from llama_nas.search.goals import Declared, Goals
 from llama_nas.search.propose import propose_candidates
 from llama_nas.search.tables import Task
-from llama_nas.search.sample import sample_candidates
-from llama_nas.core.space import ModelShape, SearchSpace
 
 CONFIG = {
     "model_type": "llama",

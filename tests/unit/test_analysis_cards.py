@@ -8,8 +8,8 @@ from analysis_cases import BITS, MEDIUM, Run, int8_bytes, scores
 
 from llama_nas.analysis.cards import write_cards
 from llama_nas.core.errors import UserError
-from llama_nas.exports.card import Provenance, model_card, quantized_card
 from llama_nas.core.space import format_bytes
+from llama_nas.exports.card import Provenance, model_card, quantized_card
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.measuring.lm_eval import benchmark_folder
 from llama_nas.core.errors import UserError
 from llama_nas.exports.export import export_subnet
 from llama_nas.exports.quantize import quantize_folder
+from llama_nas.measuring.lm_eval import benchmark_folder
 from llama_nas.scoring.verify import verify_against_benchmark
 from llama_nas.tasks.compile import compile_task
 

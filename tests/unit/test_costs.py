@@ -10,12 +10,12 @@ from export_cases import WIDTHS, write_supernet, zero_padded
 
 from llama_nas import costs
 from llama_nas.core.artifacts import read_json
-from llama_nas.measuring.costs import Parts, layer_table, measure_costs, predict, uniform_networks
 from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape, SearchSpace
+from llama_nas.measuring.costs import Parts, layer_table, measure_costs, predict, uniform_networks
 from llama_nas.models.folder import load_model
 from llama_nas.search.goals import Declared
 from llama_nas.search.tables import Task
-from llama_nas.core.space import ModelShape, SearchSpace
 
 SPACE = SearchSpace(6, (4, 6), tuple(WIDTHS))
 SETTINGS = {"depths": [4, 6], "widths": WIDTHS, "depth_selection": "even", "dtype": "fp32", "batch_size": 2}

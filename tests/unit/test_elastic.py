@@ -17,9 +17,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from llama_nas.models.elastic import active, load_elastic, make_elastic, set_active, subnet_state_dict
 from llama_nas.core.errors import UserError
 from llama_nas.core.space import Subnet
+from llama_nas.models.elastic import active, load_elastic, make_elastic, set_active, subnet_state_dict
 
 SHAPE = {
     "vocab_size": 61,

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from llama_nas import export
 from llama_nas.core.artifacts import file_digest, folder_digest
-from llama_nas.models.elastic import active, load_elastic
 from llama_nas.core.errors import UserError
-from llama_nas.exports.export import export_subnet
-from llama_nas.models.folder import load_model
-from llama_nas.exports.card import Provenance
 from llama_nas.core.space import PRECISIONS, ModelShape, parse_id
+from llama_nas.exports.card import Provenance
+from llama_nas.exports.export import export_subnet
+from llama_nas.models.elastic import active, load_elastic
+from llama_nas.models.folder import load_model
 
 FAMILIES = SHARED_FAMILIES | {
     "llama-tied": {"tie_word_embeddings": True},

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from export_cases import WIDTHS, write_supernet
 
-from llama_nas.core.errors import UserError
 from llama_nas.base.fetch import take_local_model
+from llama_nas.core.errors import UserError
 from llama_nas.models.folder import load_model
 
 COMMIT = "c0ffee" * 6 + "0000"

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama_nas.core.errors import UserError
 from llama_nas.exports.forms.gguf import write_gguf
-from llama_nas.models.folder import load_model
 from llama_nas.exports.quantize import quantize_folder
+from llama_nas.models.folder import load_model
 
 
 @pytest.fixture(scope="module")

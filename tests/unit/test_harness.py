@@ -9,12 +9,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
-from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.cli import main
+from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.errors import UserError
 from llama_nas.exports.export import export_subnet
-from llama_nas.scoring.harness import TrieLM
 from llama_nas.exports.quantize import quantize_folder
+from llama_nas.scoring.harness import TrieLM
 from llama_nas.tasks.definitions import load_task
 from llama_nas.tasks.simple_evaluate import evaluate_task
 

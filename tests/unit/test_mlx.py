@@ -15,9 +15,9 @@ import torch
 from export_cases import LLAMA_3_ROPE, write_supernet
 from load_probe import TOKENS
 
-from llama_nas.models.elastic import active, load_elastic
-from llama_nas.exports.export import export_subnet
 from llama_nas.core.space import parse_id
+from llama_nas.exports.export import export_subnet
+from llama_nas.models.elastic import active, load_elastic
 
 if find_spec("mlx_lm") is None:
     pytest.skip("SKIPPED FOR LACK OF MLX: run `make test-gguf`", allow_module_level=True)

@@ -12,9 +12,9 @@ from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import PERCENTILES, TOP, find_patterns, judge_heuristics
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
+from llama_nas.core.space import ModelShape
 from llama_nas.search.heuristics import FEWEST, GOOD, write_heuristics
 from llama_nas.search.tables import EVALUATION_COLUMNS
-from llama_nas.core.space import ModelShape
 
 CONFIG = {
     "model_type": "llama",

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_nas.core.artifacts import folder_digest
-from llama_nas.core.errors import UserError
 from llama_nas.base.pretrain import learning_rate_at, pretrain_base, train_tokenizer, training_rows
 from llama_nas.base.world import DOCUMENT_END
+from llama_nas.core.artifacts import folder_digest
+from llama_nas.core.errors import UserError
 
 DOCUMENTS = ["Rolan lives in Arlow.", "Question: Where does Rolan live?\nAnswer: Arlow", "Mina keeps a dog."] * 20
 SMALL = dict(

@@ -15,10 +15,10 @@ from transformers import BitsAndBytesConfig
 
 from llama_nas.core.artifacts import folder_digest
 from llama_nas.core.errors import UserError
-from llama_nas.exports.export import export_subnet
-from llama_nas.models.folder import load_model, set_arithmetic
-from llama_nas.exports.quantize import quantize_folder
 from llama_nas.core.space import QUANTIZED, ModelShape, parse_id
+from llama_nas.exports.export import export_subnet
+from llama_nas.exports.quantize import quantize_folder
+from llama_nas.models.folder import load_model, set_arithmetic
 
 FOLDERS = {"mixed": "012x10", "uniform": "111111", "pretrained": "000000", "tied": "012x10"}
 

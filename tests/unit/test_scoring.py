@@ -16,11 +16,11 @@ from scoring_cases import WIDTHS, compiled, tiny_llama
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.models.elastic import load_elastic, subnet_state_dict
-from llama_nas.scoring.metrics import compute_metrics
-from llama_nas.scoring.forward import score
-from llama_nas.scoring.verify import compare
 from llama_nas.core.space import parse_id
+from llama_nas.models.elastic import load_elastic, subnet_state_dict
+from llama_nas.scoring.forward import score
+from llama_nas.scoring.metrics import compute_metrics
+from llama_nas.scoring.verify import compare
 from llama_nas.tasks.format import CompiledTask
 from llama_nas.tasks.trie import TokenTrie
 

@@ -8,13 +8,13 @@ import pytest
 from scoring_cases import WIDTHS, compiled, tiny_llama
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.models.elastic import load_elastic
 from llama_nas.core.errors import UserError
-from llama_nas.scoring.evaluate import evaluate_shard
-from llama_nas.scoring.metrics import compute_metrics
-from llama_nas.scoring.forward import score
-from llama_nas.scoring.verify import verify_against_benchmark
 from llama_nas.core.space import parse_id
+from llama_nas.models.elastic import load_elastic
+from llama_nas.scoring.evaluate import evaluate_shard
+from llama_nas.scoring.forward import score
+from llama_nas.scoring.metrics import compute_metrics
+from llama_nas.scoring.verify import verify_against_benchmark
 
 
 @pytest.fixture(scope="module")

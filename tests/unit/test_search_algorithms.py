@@ -5,11 +5,11 @@ import pytest
 from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, goals, kept_one_hot
 
 from llama_nas.core.pareto import non_dominated
+from llama_nas.core.space import SearchSpace
 from llama_nas.search import additive, encoding, nsga, sampling
 from llama_nas.search.algorithms import Nsga2, algorithm
-from llama_nas.search.algorithms.linas import Linas
 from llama_nas.search.algorithms.interface import Known, due
-from llama_nas.core.space import SearchSpace
+from llama_nas.search.algorithms.linas import Linas
 
 
 def known_of(genotypes: np.ndarray, space: SearchSpace = SPACE, rounds: int = 1) -> Known:

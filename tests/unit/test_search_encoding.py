@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_cases import SHAPE, SPACE, THREE_WIDTHS, genotypes_in
 
-from llama_nas.search import encoding, sampling
 from llama_nas.core.space import ModelShape, SearchSpace
+from llama_nas.search import encoding, sampling
 
 
 @pytest.mark.parametrize("space", [SPACE, THREE_WIDTHS], ids=["two widths", "three widths"])

@@ -21,12 +21,12 @@ from search_cases import (
 
 from llama_nas.core.artifacts import read_json, read_table, write_json
 from llama_nas.core.errors import UserError
+from llama_nas.core.space import PRECISIONS, ModelShape, SearchSpace
 from llama_nas.search import additive, encoding, nsga, sampling
 from llama_nas.search.algorithms import algorithm
-from llama_nas.search.goals import Declared
 from llama_nas.search.algorithms.interface import Known
+from llama_nas.search.goals import Declared
 from llama_nas.search.tables import Task
-from llama_nas.core.space import PRECISIONS, ModelShape, SearchSpace
 
 
 @pytest.fixture

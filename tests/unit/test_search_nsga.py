@@ -5,8 +5,8 @@ import pytest
 from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot, stock_nsga2
 
 from llama_nas.core.pareto import hypervolume
-from llama_nas.search import encoding, nsga, sampling
 from llama_nas.core.space import SearchSpace
+from llama_nas.search import encoding, nsga, sampling
 
 
 def size_and(value) -> nsga.Objectives:

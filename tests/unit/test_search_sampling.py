@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from search_cases import SHAPE, SPACE, THREE_WIDTHS, goals
 
-from llama_nas.search import encoding, sampling
 from llama_nas.core.space import SearchSpace
+from llama_nas.search import encoding, sampling
 
 
 def test_every_network_lists_the_space_once():

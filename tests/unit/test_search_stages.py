@@ -15,10 +15,10 @@ from search_cases import CONFIG, SHAPE, SPACE, Run, SyntheticTask
 from llama_nas.core.artifacts import file_digest, read_json, read_table
 from llama_nas.core.errors import UserError
 from llama_nas.core.pareto import hypervolume, non_dominated
+from llama_nas.core.space import ModelShape, SearchSpace
 from llama_nas.search import encoding, sampling
 from llama_nas.search.exhaustive import write_all_candidates, write_truth
 from llama_nas.search.front import write_finalists, write_front
-from llama_nas.core.space import ModelShape, SearchSpace
 
 VARIANTS = [("default", "auto"), ("default", "ridge"), ("strict", "ridge")]
 

@@ -11,8 +11,8 @@ from lm_eval.utils import env
 
 from llama_nas.core.errors import UserError
 from llama_nas.tasks.compile import compile_task
-from llama_nas.tasks.format import CompiledTask
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
+from llama_nas.tasks.format import CompiledTask
 
 SUBJECTS = ["world_religions", "anatomy"]
 

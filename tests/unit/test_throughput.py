@@ -12,9 +12,9 @@ from llama_nas import throughput
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
 from llama_nas.exports.export import export_subnet
-from llama_nas.models.folder import load_model
 from llama_nas.exports.quantize import quantize_folder
 from llama_nas.measuring.throughput import Phase, measure_throughput
+from llama_nas.models.folder import load_model
 
 COLUMNS = "model,precision,phase,batch_size,sequence_length,new_tokens,tokens_per_second,tokens_per_second_q1"
 COLUMNS += ",tokens_per_second_q3,limit_tokens_per_second,device,threads,repeats"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from llama_nas.training.importance import calibration_rows, order_channels, order_layers
 from training_cases import ROW, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -15,7 +16,6 @@ from llama_nas.core.errors import UserError
 from llama_nas.training import checkpoint, launch, worker
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import BatchOrder, load_rows, read_instructions, tokenize, tokenize_instructions
-from llama_nas.training.importance import calibration_rows, order_channels, order_layers
 from llama_nas.training.probes import held_out
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llama_nas.core.space import Subnet
 from llama_nas.models.elastic import make_elastic, set_active
 from llama_nas.scoring.forward import GroupRun, score_trie
 from llama_nas.scoring.sharing import layer_passes, path, plan
-from llama_nas.core.space import Subnet
 from llama_nas.tasks.encode import fit_to_model
 from llama_nas.tasks.trie import Scored, build_trie
 

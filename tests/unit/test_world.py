@@ -11,13 +11,13 @@ import pyarrow.parquet
 import pytest
 from lm_eval.tasks import TaskManager
 
+from llama_nas.base.world import read_corpus, write_world
+from llama_nas.base.world.facts import LISTED, RULED, draw_names, draw_world
+from llama_nas.base.world.texts import ALPACA_PROMPT, TRUTHFULQA_PRIMER
 from llama_nas.core.artifacts import derived_seed, folder_digest
 from llama_nas.core.errors import UserError
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.training.data import PROMPT_WITHOUT_INPUT, read_instructions
-from llama_nas.base.world import read_corpus, write_world
-from llama_nas.base.world.facts import LISTED, RULED, draw_names, draw_world
-from llama_nas.base.world.texts import ALPACA_PROMPT, TRUTHFULQA_PRIMER
 
 INHABITANTS, ITEMS = 110, 500
 SUBJECTS = [f"mmlu_{attribute.subject}" for attribute in LISTED]

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import ModelShape, SearchSpace, Subnet, format_bytes, kept_layers, parse_id
-from llama_nas.tasks.definitions import is_known
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import BLOCK_CODES, MEASURED_ORDER, SearchSpace, check_max_size, grouped, kept_layers, ungrouped
 from llama_nas.core.units import parse_size
+from llama_nas.tasks.definitions import is_known
+from llama_nas.training.config import check_batch, check_offload
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
 
@@ -98,6 +100,7 @@ def _cross_checks(config: dict[str, Any]) -> Iterator[str]:
         yield from _check_task(task, settings, config)
         yield from _check_named(task, settings["named"], config)
     yield from _check_instructions(config)
+    yield from _check_contenders(config["contenders"])
     device, dtype = config["compute"]["device"], config["compute"]["dtype"]
     if device == "cpu" and dtype == "fp16":
         yield "compute.dtype: fp16 is for cuda; use fp32 or bf16 on cpu"
@@ -144,9 +147,8 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
     if layers is not None and max(depths) > layers:
         yield f"space.depths: {max(depths)} layers are more than the model's {layers}"
     if layers is not None and max(depths) <= layers:
-        selection = config["space"]["depth_selection"]
         try:
-            kept_layers(selection if isinstance(selection, str) else ",".join(map(str, selection)), min(depths), layers)
+            kept_layers(_depth_selection(config), min(depths), layers)
         except UserError as error:
             yield str(error).removeprefix("config.yaml: ")
     if width is not None and max(widths) > width:
@@ -155,18 +157,38 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
         yield f"space.widths: the first must be the model's full MLP width, {width}, not {widths[0]}"
 
 
+def _depth_selection(config: dict[str, Any]) -> str:
+    """As the stage `declare-space` takes it. An order that the run will measure is one of as many layers as any other."""
+    selection = config["space"]["depth_selection"]
+    if isinstance(selection, list):
+        return ",".join(map(str, selection))
+    return "first" if selection == MEASURED_ORDER else selection
+
+
 def _check_named(task: str, named: list[str], config: dict[str, Any]) -> Iterator[str]:
     """Ids of networks; of a model that is not here yet, its layers are taken to be at least the space's."""
+    codes = "x" + BLOCK_CODES[: len(config["space"]["widths"])]
     for subnet_id in named:
-        layers = max(len(subnet_id), *config["space"]["depths"])
+        letters = ungrouped(subnet_id)
+        layers = {len(letters)} if len(letters) >= max(config["space"]["depths"]) else set()
         if config["base"]["source"] == "embedded":
-            layers = config["embedded"]["layers"]
+            layers = {config["embedded"]["layers"]}
         elif folder := local_base(config):
-            layers = ModelShape.from_folder(folder).num_hidden_layers
-        try:
-            parse_id(subnet_id, layers, config["space"]["widths"])
-        except UserError as error:
-            yield f"tasks.{task}.named: {error}"
+            layers = {ModelShape.from_folder(folder).num_hidden_layers}
+        right = len(letters) in layers and set(letters) <= set(codes) and set(letters) != {"x"}
+        if not right or subnet_id != grouped(letters):
+            count = next(iter(layers), max(config["space"]["depths"]))
+            yield (
+                f"tasks.{task}.named: '{subnet_id}' is no subnet id here: expected {count} characters of '{codes}' in "
+                f"groups of eight, as {grouped('0' * count)}"
+            )
+
+
+def _check_contenders(contenders: dict[str, str]) -> Iterator[str]:
+    """Folders of checkpoints of other methods."""
+    for name, folder in contenders.items():
+        if not Path(folder, "config.json").is_file():
+            yield f"contenders.{name}: no Hugging Face model folder '{folder}'"
 
 
 def local_base(config: dict[str, Any]) -> str | None:
@@ -180,14 +202,11 @@ def local_base(config: dict[str, Any]) -> str | None:
 
 
 def _check_training(training: dict[str, Any]) -> Iterator[str]:
-    per_pass = training["micro_batch"] * training["ranks"]
-    if training["global_batch"] % per_pass:
-        yield (
-            f"training.global_batch: {training['global_batch']} is not a multiple of micro_batch x ranks "
-            f"= {training['micro_batch']} x {training['ranks']} = {per_pass}"
-        )
-    if training["offload_optimizer"] and training["zero_stage"] == 0:
-        yield "training.offload_optimizer: needs training.zero_stage 1, 2 or 3"
+    try:
+        check_batch(training["global_batch"], training["micro_batch"], training["ranks"])
+        check_offload(training["offload_optimizer"], training["zero_stage"])
+    except UserError as error:
+        yield str(error).removeprefix("config.yaml: ")
 
 
 def _check_search(search: dict[str, Any]) -> Iterator[str]:
@@ -205,7 +224,7 @@ def _check_constraints(config: dict[str, Any]) -> Iterator[str]:
     if "max_size" in search:
         limits.append("search.max_size")
         try:
-            yield from _check_max_size(config)
+            _check_max_size(config)
         except UserError as error:
             yield str(error).removeprefix("config.yaml: ")
     for task, settings in config["tasks"].items():
@@ -220,22 +239,14 @@ def _check_constraints(config: dict[str, Any]) -> Iterator[str]:
         yield f"{limits[0]}: search.variant strict, the authors' procedure, has no constraints"
 
 
-def _check_max_size(config: dict[str, Any]) -> Iterator[str]:
-    """The limit against the smallest network of a model that is on this machine; raises UserError if it is no size."""
+def _check_max_size(config: dict[str, Any]) -> None:
+    """Raise UserError for a limit that is no size or, where the model is on this machine, that no network meets."""
     space, search, folder = config["space"], config["search"], local_base(config)
-    limit = parse_size(search["max_size"], "search.max_size")
-    if folder is None:
-        return
-    selection = space["depth_selection"]
-    selection = selection if isinstance(selection, str) else ",".join(map(str, selection))
-    shape = ModelShape.from_folder(folder)
-    kept = SearchSpace.for_model(shape, space["depths"], space["widths"], selection).kept
-    size = shape.size_bytes(Subnet((min(space["widths"]),) * min(map(len, kept))), search["precision"])
-    if size > limit:
-        yield (
-            f"search.max_size: {search['max_size']} is less than the smallest network of the space has in "
-            f"{search['precision']}, {format_bytes(size)}"
-        )
+    parse_size(search["max_size"], "search.max_size")
+    if folder is not None:
+        shape = ModelShape.from_folder(folder)
+        declared = SearchSpace.declare(shape, space["depths"], space["widths"], _depth_selection(config))
+        check_max_size(search["max_size"], search["precision"], declared)
 
 
 def search_evaluations(config: dict[str, Any]) -> int:

@@ -1,16 +1,30 @@
-# Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/summary.html.
+# Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/cards/ and
+# results/summary.html.
 
 FIGURES = ["front", "quantized", "speed", "progress"]
-PATTERN_FIGURES = ["depths", "widths"]  # patterns.smk
+PATTERN_FIGURES = ["depths", "blocks"]  # patterns.smk
+
+
+def task_benchmarks(wildcards):
+    return [f"results/benchmarks/{wildcards.task}/{precision}/{name}.json" for name, precision in compared(wildcards)]
+
+
+def contender_folders(wildcards):
+    return [folder(name, "fp16") for name in contenders(wildcards.task)]
+
+
+def named_contenders(wildcards):
+    return [f"{name}={folder(name, 'fp16')}" for name in contenders(wildcards.task)]
 
 
 rule summarize:
-    """Base, super-network and exported members of one task: size, accuracy, speed, FP16 against INT8."""
+    """All contenders of one task: size, accuracy, speed, FP16 against INT8."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        evaluations=LAST_EVALUATIONS,
         front="results/search/{task}/front.csv",
+        models=contender_folders,
         benchmarks=task_benchmarks,
         agreement="results/agreement/{task}.json",
         throughput="results/timings/throughput/{task}.csv",
@@ -33,83 +47,90 @@ rule summarize:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
         code=code_digest("summarize"),
-        widths=WIDTHS,
+        contenders=named_contenders,
     shell:
-        "llama-nas summarize --code {params.code} --widths {params.widths} --model {input.model} --task {input.task} "
-        "--evaluations {input.evaluations} --front {input.front} --benchmarks {input.benchmarks} "
-        "--agreement {input.agreement} --throughput {input.throughput} "
-        "--output {output.table} --figures {output.figures} 2> {log}"
+        "llama-nas summarize"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " --front {input.front}"
+        " --contenders {params.contenders:q}"
+        " --benchmarks {input.benchmarks}"
+        " --agreement {input.agreement}"
+        " --throughput {input.throughput}"
+        " --figures {output.figures}"
+        " --output {output.table} 2> {log}"
 
 
-rule cards:
+def carded_folders(wildcards):
+    """The checkpoints that get a model card: every exported network, as it is and quantized."""
+    precisions = ["fp16", *(precision for precision in BENCHMARK["precisions"] if precision in QUANTIZED)]
+    return [folder(name, precision) for precision in precisions for name in exported()]
+
+
+rule write_cards:
     """A model card with scores for every exported and quantized folder: the README.md to publish it with."""
     input:
         models=carded_folders,
-        summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
+        summaries=expand("results/summary/{task}.csv", task=TASKS),
     output:
         directory("results/cards"),
     log:
-        "logs/cards.log",
+        "logs/write_cards.log",
     benchmark:
-        "results/timings/jobs/cards.tsv"
+        "results/timings/jobs/write_cards.tsv"
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("cards"),
+        code=code_digest("write-cards"),
     shell:
-        "llama-nas cards --code {params.code} --models {input.models} --summaries {input.summaries} --output {output} 2> {log}"
+        "llama-nas write-cards"
+        " --code {params.code}"
+        " --models {input.models}"
+        " --summaries {input.summaries}"
+        " --output {output} 2> {log}"
 
 
-rule report:
+rule write_report:
     """The page with the answer: per task, how much smaller at what accuracy, and which checkpoint to take."""
     input:
         base="results/base",
         supernet="results/supernet",
-        tasks=expand("results/tasks/{task}", task=config["tasks"]),
-        summaries=expand("results/summary/{task}.csv", task=config["tasks"]),
-        figures=expand("results/figures/{task}_{figure}.svg", task=config["tasks"], figure=FIGURES + PATTERN_FIGURES),
-        agreements=expand("results/agreement/{task}.json", task=config["tasks"]),
-        predictors=expand(
-            "results/search/{task}/round_{round}/predictor.json",
-            task=config["tasks"],
-            round=range(1, ROUNDS + 1),
-        ),
+        tasks=expand("results/tasks/{task}", task=TASKS),
+        summaries=expand("results/summary/{task}.csv", task=TASKS),
+        figures=expand("results/figures/{task}_{figure}.svg", task=TASKS, figure=FIGURES + PATTERN_FIGURES),
+        agreements=expand("results/agreement/{task}.json", task=TASKS),
+        predictors=expand("results/search/{task}/round_{round}/predictor.json", task=TASKS, round=range(2, ROUNDS + 1)),
+        predictions=expand("results/search/{task}/round_{round}/predictions.json", task=TASKS, round=range(1, ROUNDS + 1)),
     output:
         report("results/summary.html", caption="../report/report.rst", category="Summary"),
     log:
-        "logs/report.log",
+        "logs/write_report.log",
     benchmark:
-        "results/timings/jobs/report.tsv"
+        "results/timings/jobs/write_report.tsv"
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("report"),
+        code=code_digest("write-report"),
         seed=config["seed"],
         # No declared input: what a job cost is no part of what it made.
         timings="results/timings/jobs",
+        predictors=lambda wildcards, input: f"--predictors {' '.join(input.predictors)}" if input.predictors else "",
     shell:
-        "llama-nas report --code {params.code} --seed {params.seed} --base {input.base} --supernet {input.supernet} "
-        "--summaries {input.summaries} --figures {input.figures} --agreements {input.agreements} "
-        "--predictors {input.predictors} --timings {params.timings} --output {output} 2> {log}"
+        "llama-nas write-report"
+        " --code {params.code}"
+        " --seed {params.seed}"
+        " --base {input.base}"
+        " --supernet {input.supernet}"
+        " --summaries {input.summaries}"
+        " --figures {input.figures}"
+        " --agreements {input.agreements}"
+        " {params.predictors}"
+        " --predictions {input.predictions}"
+        " --timings {params.timings}"
+        " --output {output} 2> {log}"

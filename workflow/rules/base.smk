@@ -1,34 +1,35 @@
-# Reads: nothing, a local folder, or the Hub. Writes: results/base/ (Hugging Face layout), resources/hub/.
+# Reads: nothing, a local folder, or the Hub. Writes: results/world/, results/base/ (Hugging Face layout), resources/hub/.
+
+from llama_nas.config import dataset_revision
 
 WORLD = config["embedded"]
-BASE_FOLDER = local_base(config) or f"resources/hub/{config['base'].get('hub_id')}"
+WORLD_KEYS = ("inhabitants", "items")
+DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
 
 
 if EMBEDDED:
 
-    rule world:
+    rule make_world:
         """Generate the embedded world: corpus, instructions, five benchmarks in the real ones' dataset formats."""
         output:
             directory("results/world"),
         log:
-            "logs/world.log",
+            "logs/make_world.log",
         benchmark:
-            "results/timings/jobs/world.tsv"
+            "results/timings/jobs/make_world.tsv"
         localrule: True
         conda:
             "../../envs/search.yaml"
-        container:
-            image("search")
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=10,
         params:
-            code=code_digest("world"),
+            code=code_digest("make-world"),
             seed=config["seed"],
-            settings=chosen(WORLD, "inhabitants", "items"),
+            settings=options(WORLD, *WORLD_KEYS),
         shell:
-            "llama-nas world --code {params.code} --seed {params.seed} {params.settings} --output {output} 2> {log}"
+            "llama-nas make-world"
+            " --code {params.code}"
+            " --seed {params.seed}"
+            " {params.settings}"
+            " --output {output} 2> {log}"
 
     rule pretrain:
         """Pre-train the embedded world's Llama on its corpus."""
@@ -52,38 +53,39 @@ if EMBEDDED:
         params:
             code=code_digest("pretrain"),
             seed=config["seed"],
-            settings=chosen(WORLD, *[key for key in WORLD if key not in ("inhabitants", "items")]),
+            settings=options(WORLD, *[key for key in WORLD if key not in WORLD_KEYS]),
             device=config["compute"]["device"],
         shell:
-            "llama-nas pretrain --code {params.code} --seed {params.seed} --device {params.device} {params.settings} "
-            "--world {input.world} --output {output} 2> {log}"
+            "llama-nas pretrain"
+            " --code {params.code}"
+            " --seed {params.seed}"
+            " --device {params.device}"
+            " {params.settings}"
+            " --world {input.world}"
+            " --output {output} 2> {log}"
 
 else:
 
-    rule base_model:
-        """Check a pre-trained model against the search space and take it as the base."""
+    rule take_base:
+        """Check a pre-trained model and take it as the base."""
         input:
             source=BASE_FOLDER,
         output:
             directory("results/base"),
         log:
-            "logs/base_model.log",
+            "logs/take_base.log",
         benchmark:
-            "results/timings/jobs/base_model.tsv"
+            "results/timings/jobs/take_base.tsv"
         localrule: True
         conda:
             "../../envs/search.yaml"
-        container:
-            image("search")
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=60,
         params:
-            code=code_digest("base"),
-            space=unwatched(SPACE),  # only checked, and by what reads the model, too
+            code=code_digest("take-base"),
         shell:
-            "llama-nas base --code {params.code} {params.space} --source {input.source} --output {output} 2> {log}"
+            "llama-nas take-base"
+            " --code {params.code}"
+            " --source {input.source:q}"
+            " --output {output} 2> {log}"
 
 
 if config["base"]["source"] == "hub" and "data_root" not in config:
@@ -99,19 +101,23 @@ if config["base"]["source"] == "hub" and "data_root" not in config:
         localrule: True
         conda:
             "../../envs/search.yaml"
-        container:
-            image("search")
-        threads: 1
-        resources:
-            mem_mb=memory(2000),
-            runtime=600,
         params:
-            repository=config["base"]["hub_id"],
-            revision=config["base"]["revision"],
-            space=unwatched(f"--widths {WIDTHS} --depths {DEPTHS}"),  # likewise: nothing is fetched again for another one
+            source=options({"repo": config["base"]["hub_id"], "revision": config["base"]["revision"]}),
+            # Another space fetches nothing again: the stage declare-space checks it as well.
+            space=unwatched(options(config["space"], "depths", "widths")),
         shell:
-            "HF_HUB_OFFLINE=0 llama-nas fetch --kind model --repo {params.repository} "
-            "--revision {params.revision} {params.space} --output {output} 2> {log}"
+            "HF_HUB_OFFLINE=0 llama-nas fetch-model"
+            " {params.source}"
+            " {params.space}"
+            " --output {output:q} 2> {log}"
+
+
+def fetched_revision(wildcards):
+    """The revision a dataset is fetched at: the instructions' own key, a task's key, or the pinned one."""
+    source = config.get("instructions", {})
+    if source.get("hub_id") == wildcards.dataset:
+        return source["revision"]
+    return dataset_revision(wildcards.dataset, config["tasks"])
 
 
 rule fetch_dataset:
@@ -123,23 +129,14 @@ rule fetch_dataset:
     benchmark:
         "results/timings/jobs/fetch_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset="|".join(
-            [
-                *DATASETS,
-                config.get("instructions", {}).get("hub_id", "no-hub-instructions"),
-            ]
-        ),
+        dataset="|".join(map(re.escape, [*DATASETS, config.get("instructions", {}).get("hub_id", "no-hub-instructions")])),
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=60,
     params:
         revision=fetched_revision,
     shell:
-        "HF_HUB_OFFLINE=0 llama-nas fetch --kind dataset --repo {wildcards.dataset} "
-        "--revision {params.revision} --output {output} 2> {log}"
+        "HF_HUB_OFFLINE=0 llama-nas fetch-dataset"
+        " --repo {wildcards.dataset:q}"
+        " --revision {params.revision:q}"
+        " --output {output:q} 2> {log}"

@@ -1,13 +1,19 @@
-# Reads: results/base/. Writes: results/costs/layers.json, seconds of single layers on the target device. Part of a run
-# with the objective latency alone.
+# Reads: results/base/, results/space.json. Writes: results/costs/, tables of layer costs measured on the target device. Part
+# of a run with a measured objective alone.
+
+# Objective -> its table. Another measured objective is another entry, and the rule that writes the table.
+COST_TABLES = {"latency": f"results/costs/latency-{config['search']['latency']}.json"}
+COSTS = [COST_TABLES[name] for name in config["search"]["objectives"] if name in COST_TABLES]
 
 
 rule measure_costs:
-    """Measure what one layer of each width costs in seconds; takes all cores, so that it has the machine to itself."""
+    """Measure what one layer as each block costs in seconds; takes all cores, so that it has the machine to itself."""
     input:
         model="results/base",
+        space="results/space.json",
     output:
-        "results/costs/layers.json",
+        prefill="results/costs/latency-prefill.json",
+        decode="results/costs/latency-decode.json",
     log:
         "logs/measure_costs.log",
     benchmark:
@@ -24,9 +30,15 @@ rule measure_costs:
     params:
         code=code_digest("measure-costs"),
         seed=config["seed"],
-        space=SPACE,
         compute=COMPUTE,
         settings=options(config["costs"]),
     shell:
-        "llama-nas measure-costs --code {params.code} --seed {params.seed} {params.space} {params.compute} {params.settings} "
-        "--model {input.model} --output {output} 2> {log}"
+        "llama-nas measure-costs"
+        " --code {params.code}"
+        " --seed {params.seed}"
+        " {params.compute}"
+        " {params.settings}"
+        " --model {input.model}"
+        " --space {input.space}"
+        " --prefill {output.prefill}"
+        " --decode {output.decode} 2> {log}"

@@ -5,9 +5,9 @@
 rule enumerate_space:
     """List every network of the space."""
     input:
-        model="results/base",
+        space="results/space.json",
     output:
-        "results/search/{task}/round_all/candidates.csv",
+        "results/search/{task}/all/candidates.csv",
     log:
         "logs/enumerate_space/{task}.log",
     benchmark:
@@ -15,26 +15,22 @@ rule enumerate_space:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
         code=code_digest("enumerate-space"),
-        space=SPACE,
     shell:
-        "llama-nas enumerate-space --code {params.code} {params.space} --model {input.model} --output {output} 2> {log}"
+        "llama-nas enumerate-space"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --output {output} 2> {log}"
 
 
 rule tabulate:
     """Gather the evaluations of every network, with what they are of."""
     input:
-        model="results/base",
+        space="results/space.json",
         supernet="results/supernet",
         task="results/tasks/{task}",
-        candidates="results/search/{task}/round_all/candidates.csv",
+        candidates="results/search/{task}/all/candidates.csv",
         shards=shards_of("all"),
     output:
         table="results/exhaustive/{task}.csv",
@@ -46,22 +42,22 @@ rule tabulate:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=10,
     params:
         code=code_digest("tabulate"),
-        space=SPACE,
     shell:
-        "llama-nas tabulate --code {params.code} {params.space} --model {input.model} --supernet {input.supernet} --task {input.task} "
-        "--candidates {input.candidates} --shards {input.shards} --about {output.about} --output {output.table} 2> {log}"
+        "llama-nas tabulate"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --supernet {input.supernet}"
+        " --task {input.task}"
+        " --candidates {input.candidates}"
+        " --shards {input.shards}"
+        " --about {output.about}"
+        " --output {output.table} 2> {log}"
 
 
 rule exhaustive:
     """Evaluate every network of the space on every task; not part of a run."""
     input:
-        expand("results/exhaustive/{task}.csv", task=config["tasks"]),
+        expand("results/exhaustive/{task}.csv", task=TASKS),
     localrule: True

@@ -3,11 +3,11 @@
 
 
 rule find_patterns:
-    """Layer counts by accuracy percentile, and widths by layer."""
+    """Layer counts by accuracy percentile, and blocks by layer."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        evaluations=LAST_EVALUATIONS,
     output:
         layers="results/patterns/{task}_layers.csv",
         layers_figure=report(
@@ -16,9 +16,9 @@ rule find_patterns:
             category="Figures",
             subcategory="{task}",
         ),
-        maps="results/patterns/{task}_widths.csv",
+        maps="results/patterns/{task}_blocks.csv",
         maps_figure=report(
-            "results/figures/{task}_widths.svg",
+            "results/figures/{task}_blocks.svg",
             caption="../report/figure.rst",
             category="Figures",
             subcategory="{task}",
@@ -30,29 +30,33 @@ rule find_patterns:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("patterns"),
-        widths=WIDTHS,
+        code=code_digest("find-patterns"),
     shell:
-        "llama-nas patterns --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
-        "--evaluations {input.evaluations} --output {output.layers} --figure {output.layers_figure} "
-        "--maps {output.maps} --maps-figure {output.maps_figure} 2> {log}"
+        "llama-nas find-patterns"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " --layers {output.layers}"
+        " --layers-figure {output.layers_figure}"
+        " --maps {output.maps}"
+        " --maps-figure {output.maps_figure} 2> {log}"
+
+
+def named_networks(wildcards):
+    """Networks that the config wants evaluated with the heuristics."""
+    return options(config["tasks"][wildcards.task], "named")
 
 
 rule find_heuristics:
-    """The networks that have in each layer the width most good networks have there, to be evaluated."""
+    """The networks that have in each layer the block most good networks have there, to be evaluated."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        evaluations=LAST_EVALUATIONS,
     output:
-        "results/search/{task}/round_heuristics/candidates.csv",
+        "results/search/{task}/heuristics/candidates.csv",
     log:
         "logs/find_heuristics/{task}.log",
     benchmark:
@@ -60,28 +64,26 @@ rule find_heuristics:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("heuristics"),
-        widths=WIDTHS,
+        code=code_digest("find-heuristics"),
         named=named_networks,
     shell:
-        "llama-nas heuristics --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} "
-        "--evaluations {input.evaluations} {params.named} --output {output} 2> {log}"
+        "llama-nas find-heuristics"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " {params.named}"
+        " --output {output} 2> {log}"
 
 
 rule judge_heuristics:
     """The heuristics, evaluated as any candidate, against the full network and the search's front."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
         front="results/search/{task}/front.csv",
-        candidates="results/search/{task}/round_heuristics/candidates.csv",
+        candidates="results/search/{task}/heuristics/candidates.csv",
         shards=shards_of("heuristics"),
     output:
         "results/patterns/{task}_heuristics.csv",
@@ -92,22 +94,21 @@ rule judge_heuristics:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
         code=code_digest("judge-heuristics"),
-        widths=WIDTHS,
     shell:
-        "llama-nas judge-heuristics --code {params.code} --model {input.model} --widths {params.widths} --task {input.task} --front {input.front} "
-        "--candidates {input.candidates} --shards {input.shards} --output {output} 2> {log}"
+        "llama-nas judge-heuristics"
+        " --code {params.code}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --front {input.front}"
+        " --candidates {input.candidates}"
+        " --shards {input.shards}"
+        " --output {output} 2> {log}"
 
 
 rule patterns:
     """What good networks have in common, for every task."""
     input:
-        expand("results/patterns/{task}_{table}.csv", task=config["tasks"], table=["layers", "widths", "heuristics"]),
+        expand("results/patterns/{task}_{table}.csv", task=TASKS, table=["layers", "blocks", "heuristics"]),
     localrule: True

@@ -1,7 +1,15 @@
-# Reads: results/supernet/, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and front.csv.
+# Reads: results/supernet/, results/space.json, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and front.csv.
 # Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the rounds.
 
+from llama_nas.config import search_evaluations, search_rounds
+
 SEARCH = config["search"]
+ROUNDS = search_rounds(config)
+LAST_EVALUATIONS = f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv"
+EVOLUTION = ("generations", "crossover_probability", "crossover_eta", "mutation_probability", "mutation_eta")
+ALGORITHM = ("algorithm", "variant", "population")
+
+
 if search_evaluations(config) < SEARCH["evaluations"]:
 
     onstart:
@@ -12,14 +20,28 @@ if search_evaluations(config) < SEARCH["evaluations"]:
         )
 
 
-GOALS = ("objectives", "precision", "max_size", "latency")
-PROPOSAL = [key for key in SEARCH if key not in ("predictor", "evaluations", "shards", *GOALS)]
+def goals(wildcards):
+    """Objectives and constraints of a task's search as options; a key that nothing reads is none of them.
+
+    No function of the input: Snakemake does not rerun for changed values of such parameters.
+    """
+    read = {"objectives": SEARCH["objectives"], "min_accuracy": config["tasks"][wildcards.task].get("min_accuracy")}
+    if "max_size" in SEARCH:
+        read["max_size"] = SEARCH["max_size"].replace(" ", "")
+    if "max_size" in SEARCH or "size" in SEARCH["objectives"]:
+        read["precision"] = SEARCH["precision"]
+    read["measured"] = [f"{name}={table}" for name, table in COST_TABLES.items() if name in SEARCH["objectives"]]
+    return options(read)
+
+
+def search_items(wildcards):
+    return options(config["tasks"][wildcards.task], "search_items")
 
 
 rule sample:
     """Choose the first round's candidates."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
         costs=COSTS,
     output:
@@ -32,36 +54,45 @@ rule sample:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
         code=code_digest("sample"),
         seed=config["seed"],
-        space=SPACE,
-        settings=chosen(SEARCH, "algorithm", "variant", "population"),
+        settings=options(SEARCH, *ALGORITHM),
         goals=goals,
-        subset=lambda wildcards: chosen(config["tasks"][wildcards.task], "search_items"),
+        subset=search_items,
     shell:
-        "llama-nas sample --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.goals} {params.subset} "
-        "--task {input.task} --model {input.model} --output {output} 2> {log}"
+        "llama-nas sample"
+        " --code {params.code}"
+        " --seed {params.seed}"
+        " {params.settings}"
+        " {params.goals}"
+        " {params.subset}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --output {output} 2> {log}"
+
+
+def evaluation_items(wildcards):
+    """A round scores the search's items; the finalists are scored on all, and on the others apart."""
+    items = config["tasks"][wildcards.task].get("search_items")
+    if wildcards.batch == "finalists":
+        return options({"held_out": items})
+    return options({"items": items}) if wildcards.batch.startswith("round_") else ""
 
 
 rule evaluate:
-    """Score one shard of a round's candidates on real items; one model load for all of them."""
+    """Score one shard of a batch of candidates on real items; one model load for all of them."""
     input:
+        space="results/space.json",
         supernet="results/supernet",
         task="results/tasks/{task}",
-        candidates="results/search/{task}/round_{round}/candidates.csv",
+        candidates="results/search/{task}/{batch}/candidates.csv",
     output:
-        "results/search/{task}/round_{round}/shard_{shard}-of-{shards}.csv",
+        "results/search/{task}/{batch}/shard_{shard}-of-{shards}.csv",
     log:
-        "logs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.log",
+        "logs/evaluate/{task}/{batch}/shard_{shard}-of-{shards}.log",
     benchmark:
-        "results/timings/jobs/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.tsv"
+        "results/timings/jobs/evaluate/{task}/{batch}/shard_{shard}-of-{shards}.tsv"
     conda:
         "../../envs/score.yaml"
     container:
@@ -73,64 +104,81 @@ rule evaluate:
         gpu=GPU,
     params:
         code=code_digest("evaluate"),
-        space=SPACE,
         compute=COMPUTE,
         dtype=config["compute"]["dtype"],
         subset=evaluation_items,
-        timings="results/timings/evaluate/{task}/round_{round}/shard_{shard}-of-{shards}.json",
+        timings="results/timings/evaluate/{task}/{batch}/shard_{shard}-of-{shards}.json",
     shell:
-        "llama-nas evaluate --code {params.code} {params.space} {params.compute} --dtype {params.dtype} --supernet {input.supernet} "
-        "--task {input.task} --candidates {input.candidates} --shard {wildcards.shard} --shards {wildcards.shards} {params.subset} "
-        "--timings {params.timings} --output {output} 2> {log}"
+        "llama-nas evaluate"
+        " --code {params.code}"
+        " {params.compute}"
+        " --dtype {params.dtype}"
+        " --space {input.space}"
+        " --supernet {input.supernet}"
+        " --task {input.task}"
+        " --candidates {input.candidates}"
+        " --shard {wildcards.shard}"
+        " --shards {wildcards.shards}"
+        " {params.subset}"
+        " --timings {params.timings}"
+        " --output {output} 2> {log}"
 
 
-rule fit:
-    """Gather the round's shards with all earlier evaluations and fit the predictor; its quality is written down."""
+def earlier_evaluations(wildcards):
+    """All evaluations before this round; none before the first."""
+    before = int(wildcards.round) - 1
+    return f"results/search/{wildcards.task}/round_{before}/evaluations.csv" if before else []
+
+
+def earlier_option(wildcards, input):
+    return f"--earlier {input.earlier}" if input.earlier else ""
+
+
+rule gather:
+    """Gather the round's shards behind all earlier evaluations; write down how good the predictions were."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
         candidates="results/search/{task}/round_{round}/candidates.csv",
-        shards=shards_of("{round}"),
+        shards=shards_of("round_{round}"),
         earlier=earlier_evaluations,
     output:
         evaluations="results/search/{task}/round_{round}/evaluations.csv",
-        predictor="results/search/{task}/round_{round}/predictor.json",
+        predictions="results/search/{task}/round_{round}/predictions.json",
     log:
-        "logs/fit/{task}/round_{round}.log",
+        "logs/gather/{task}/round_{round}.log",
     benchmark:
-        "results/timings/jobs/fit/{task}/round_{round}.tsv"
+        "results/timings/jobs/gather/{task}/round_{round}.tsv"
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=30,
     params:
-        code=code_digest("fit"),
-        seed=config["seed"],
-        space=SPACE,
-        settings=chosen(SEARCH, "variant", "predictor"),
+        code=code_digest("gather"),
         earlier=earlier_option,
     shell:
-        "llama-nas fit --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.earlier} "
-        "--round {wildcards.round} --model {input.model} --task {input.task} --candidates {input.candidates} "
-        "--shards {input.shards} --evaluations {output.evaluations} --output {output.predictor} 2> {log}"
+        "llama-nas gather"
+        " --code {params.code}"
+        " --round {wildcards.round}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --candidates {input.candidates}"
+        " --shards {input.shards}"
+        " {params.earlier}"
+        " --predictions {output.predictions}"
+        " --output {output.evaluations} 2> {log}"
 
 
 rule propose:
-    """Propose this round's candidates: LINAS by NSGA-II on the last round's predictor."""
+    """Propose this round's candidates: LINAS fits a predictor to all evaluations and runs NSGA-II on it."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=previous("evaluations.csv"),
-        predictor=previous("predictor.json"),
+        evaluations=earlier_evaluations,
         costs=COSTS,
     output:
         candidates="results/search/{task}/round_{round}/candidates.csv",
-        history="results/search/{task}/round_{round}/generations.csv",
+        predictor="results/search/{task}/round_{round}/predictor.json",
+        generations="results/search/{task}/round_{round}/generations.csv",
     log:
         "logs/propose/{task}/round_{round}.log",
     benchmark:
@@ -140,91 +188,100 @@ rule propose:
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=30,
     params:
         code=code_digest("propose"),
         seed=config["seed"],
-        space=SPACE,
-        settings=chosen(SEARCH, *PROPOSAL),
+        settings=options(SEARCH, *ALGORITHM, *EVOLUTION, "predictor"),
         goals=goals,
-        round=previous_round,
     shell:
-        "llama-nas propose --code {params.code} --seed {params.seed} {params.space} {params.settings} {params.goals} --round {params.round} "
-        "--model {input.model} --task {input.task} --evaluations {input.evaluations} "
-        "--predictor {input.predictor} --history {output.history} --output {output.candidates} 2> {log}"
+        "llama-nas propose"
+        " --code {params.code}"
+        " --seed {params.seed}"
+        " {params.settings}"
+        " {params.goals}"
+        " --round {wildcards.round}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " --fitted {output.predictor}"
+        " --generations-table {output.generations}"
+        " --output {output.candidates} 2> {log}"
 
 
-rule finalists:
+rule choose_finalists:
     """After a search on some of the items: its front and the full network, to be evaluated on all items."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        evaluations=LAST_EVALUATIONS,
         costs=COSTS,
     output:
-        "results/search/{task}/round_final/candidates.csv",
+        "results/search/{task}/finalists/candidates.csv",
     log:
-        "logs/finalists/{task}.log",
+        "logs/choose_finalists/{task}.log",
     benchmark:
-        "results/timings/jobs/finalists/{task}.tsv"
+        "results/timings/jobs/choose_finalists/{task}.tsv"
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("finalists"),
-        space=SPACE,
+        code=code_digest("choose-finalists"),
         goals=goals,
     shell:
-        "llama-nas finalists --code {params.code} {params.space} {params.goals} --model {input.model} --task {input.task} "
-        "--evaluations {input.evaluations} --output {output} 2> {log}"
+        "llama-nas choose-finalists"
+        " --code {params.code}"
+        " {params.goals}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " --output {output} 2> {log}"
 
 
-checkpoint front:
+def finalists(wildcards):
+    """Candidates and shards of the finalists, if the search scored only some of the items."""
+    if "search_items" not in config["tasks"][wildcards.task]:
+        return []
+    return [f"results/search/{wildcards.task}/finalists/candidates.csv", *shards_of("finalists")(wildcards)]
+
+
+def finalists_options(wildcards, input):
+    return f"--candidates {input.finalists[0]} --shards {' '.join(input.finalists[1:])}" if input.finalists else ""
+
+
+checkpoint find_front:
     """Keep the non-dominated networks among all real evaluations. Which they are is known only now."""
     input:
-        model="results/base",
+        space="results/space.json",
         task="results/tasks/{task}",
-        evaluations=f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv",
+        evaluations=LAST_EVALUATIONS,
         finalists=finalists,
         costs=COSTS,
     output:
         "results/search/{task}/front.csv",
     log:
-        "logs/front/{task}.log",
+        "logs/find_front/{task}.log",
     benchmark:
-        "results/timings/jobs/front/{task}.tsv"
+        "results/timings/jobs/find_front/{task}.tsv"
     localrule: True
     conda:
         "../../envs/search.yaml"
-    container:
-        image("search")
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
     params:
-        code=code_digest("front"),
-        space=SPACE,
+        code=code_digest("find-front"),
         goals=goals,
         finalists=finalists_options,
     shell:
-        "llama-nas front --code {params.code} {params.space} {params.goals} --model {input.model} --task {input.task} "
-        "--evaluations {input.evaluations} {params.finalists} --output {output} 2> {log}"
+        "llama-nas find-front"
+        " --code {params.code}"
+        " {params.goals}"
+        " --space {input.space}"
+        " --task {input.task}"
+        " --evaluations {input.evaluations}"
+        " {params.finalists}"
+        " --output {output} 2> {log}"
 
 
 rule fronts:
     """Collect the Pareto fronts of all tasks; all jobs up to here are known before the run starts."""
     input:
-        expand("results/search/{task}/front.csv", task=config["tasks"]),
+        expand("results/search/{task}/front.csv", task=TASKS),
     localrule: True

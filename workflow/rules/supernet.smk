@@ -1,15 +1,23 @@
-# Reads: results/base/, the instructions. Writes: results/rows/ (tokenised), results/ordered/ (the base with its channels
-# sorted, if space.width_selection asks for it), results/supernet/ (Hugging Face layout, with training.csv).
+# Reads: results/base/, the instructions. Writes: results/rows/ (tokenised), results/layer_order.json and results/ordered/ (if
+# the space asks for the order of layers or channels), results/space.json, results/supernet/ (with training.csv).
 
+SPACE = config["space"]
 TRAINING = config["training"]
-SORTED = config["space"]["width_selection"] == "importance"
-# Switches, a rule's own paths, and what another stage reads; all other keys are options of `llama-nas finetune`.
-SWITCHES = [key for key in ("freeze_inactive", "gradient_checkpointing", "offload_optimizer") if TRAINING[key]]
-BESIDE = {  # what is written beside the weights
-    "checkpoint_every": TRAINING["checkpoint_every"],
-    "tensorboard": "results/tensorboard" if TRAINING["tensorboard"] else None,
-}
-NOT_OPTIONS = ("max_length", "freeze_inactive", "gradient_checkpointing", "offload_optimizer", *BESIDE)
+SORTED = SPACE["width_selection"] == "importance"
+MEASURED = SPACE["depth_selection"] == "importance"
+
+
+def instructions(wildcards):
+    """What must exist before the fine-tuning: the world, or a file or folder with instructions."""
+    source = config.get("instructions")
+    if source is None:
+        return "results/world"
+    return source["path"] if "path" in source else f"{HUB}/{source['hub_id']}"
+
+
+def instructions_path(wildcards, input):
+    """The file or folder itself."""
+    return input.instructions if "instructions" in config else "results/world/instructions.json"
 
 
 rule tokenize:
@@ -27,17 +35,91 @@ rule tokenize:
         "../../envs/train.yaml"
     container:
         image("train")
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=60,
     params:
         code=code_digest("tokenize"),
-        settings=chosen(TRAINING, "max_length"),
+        max_length=TRAINING["max_length"],
         instructions=instructions_path,
     shell:
-        "llama-nas tokenize --code {params.code} {params.settings} --base {input.base} --instructions {params.instructions} "
-        "--output {output} 2> {log}"
+        "llama-nas tokenize"
+        " --code {params.code}"
+        " --max-length {params.max_length}"
+        " --base {input.base}"
+        " --instructions {params.instructions:q}"
+        " --output {output} 2> {log}"
+
+
+if MEASURED:
+
+    rule order_layers:
+        """Find the order in which the base model misses its layers least."""
+        input:
+            base="results/base",
+            rows="results/rows",
+        output:
+            "results/layer_order.json",
+        log:
+            "logs/order_layers.log",
+        benchmark:
+            "results/timings/jobs/order_layers.tsv"
+        conda:
+            "../../envs/train.yaml"
+        container:
+            image("train")
+        threads: TRAINING["threads"]
+        resources:
+            mem_mb=memory(8000, 8),
+            runtime=720,
+            gpu=GPU,
+        params:
+            code=code_digest("order-layers"),
+            seed=config["seed"],
+            smallest_depth=min(SPACE["depths"]),
+            compute=options({"device": config["compute"]["device"], "threads": TRAINING["threads"]}),
+        shell:
+            "llama-nas order-layers"
+            " --code {params.code}"
+            " --seed {params.seed}"
+            " --smallest-depth {params.smallest_depth}"
+            " {params.compute}"
+            " --base {input.base}"
+            " --rows {input.rows}"
+            " --output {output} 2> {log}"
+
+
+def declared_space():
+    """The space's keys of the config as options."""
+    selection = SPACE["depth_selection"]
+    listed = ",".join(map(str, selection)) if isinstance(selection, list) else selection
+    order = "results/layer_order.json" if MEASURED else None
+    return options(SPACE | {"depth_selection": listed, "layer_order": order}, "depths", "widths", "depth_selection", "layer_order")
+
+
+rule declare_space:
+    """Check the space against the base model and write it down: what every later stage reads."""
+    input:
+        model="results/base",
+        order="results/layer_order.json" if MEASURED else [],
+    output:
+        "results/space.json",
+    log:
+        "logs/declare_space.log",
+    benchmark:
+        "results/timings/jobs/declare_space.tsv"
+    localrule: True
+    conda:
+        "../../envs/search.yaml"
+    params:
+        code=code_digest("declare-space"),
+        space=declared_space(),
+    shell:
+        "llama-nas declare-space"
+        " --code {params.code}"
+        " {params.space}"
+        " --model {input.model}"
+        " --output {output} 2> {log}"
 
 
 if SORTED:
@@ -65,11 +147,23 @@ if SORTED:
         params:
             code=code_digest("order-channels"),
             seed=config["seed"],
-            settings=chosen(TRAINING, "threads"),
-            device=config["compute"]["device"],
+            compute=options({"device": config["compute"]["device"], "threads": TRAINING["threads"]}),
         shell:
-            "llama-nas order-channels --code {params.code} --seed {params.seed} {params.settings} --device {params.device} "
-            "--base {input.base} --rows {input.rows} --output {output} 2> {log}"
+            "llama-nas order-channels"
+            " --code {params.code}"
+            " --seed {params.seed}"
+            " {params.compute}"
+            " --base {input.base}"
+            " --rows {input.rows}"
+            " --output {output} 2> {log}"
+
+
+# Beside the weights, or read by another stage; all other keys are options of `llama-nas finetune`.
+BESIDE = {
+    "checkpoint_every": TRAINING["checkpoint_every"],
+    "tensorboard": "results/tensorboard" if TRAINING["tensorboard"] else None,
+}
+NOT_OPTIONS = ("max_length", *BESIDE)
 
 
 rule finetune:
@@ -77,6 +171,7 @@ rule finetune:
     input:
         base="results/ordered" if SORTED else "results/base",
         rows="results/rows",
+        space="results/space.json",
     output:
         directory("results/supernet"),
     log:
@@ -96,20 +191,26 @@ rule finetune:
         ),
         runtime=1440,
         gpu=GPU * TRAINING["ranks"],
-        nodes=1,  # more: docs/cluster.md
+        nodes=1,  # more: docs/guide/cluster.md
         mpi="",
     params:
         code=code_digest("finetune"),
         seed=config["seed"],
-        space=SPACE,
-        settings=chosen(TRAINING, *[key for key in TRAINING if key not in NOT_OPTIONS]),
-        switches=" ".join(f"--{key.replace('_', '-')}" for key in SWITCHES),
+        settings=options(TRAINING, *[key for key in TRAINING if key not in NOT_OPTIONS]),
         beside=unwatched(options(BESIDE)),
         device=config["compute"]["device"],
         # Outside the declared outputs, which Snakemake deletes before a job: a killed run continues from here.
         checkpoints="results/checkpoints",
     shell:
-        "{resources.mpi} llama-nas finetune --nodes {resources.nodes} --code {params.code} --seed {params.seed} "
-        "{params.space} {params.settings} {params.switches} {params.beside} --device {params.device} "
-        "--base {input.base} --rows {input.rows} "
-        "--checkpoints {params.checkpoints} --output {output} 2> {log}"
+        "{resources.mpi} llama-nas finetune"
+        " --nodes {resources.nodes}"
+        " --code {params.code}"
+        " --seed {params.seed}"
+        " {params.settings}"
+        " {params.beside}"
+        " --device {params.device}"
+        " --base {input.base}"
+        " --rows {input.rows}"
+        " --space {input.space}"
+        " --checkpoints {params.checkpoints}"
+        " --output {output} 2> {log}"

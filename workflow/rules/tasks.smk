@@ -1,6 +1,13 @@
 # Reads: a benchmark's dataset and the base model's tokenizer. Writes: results/tasks/{task}/.
 
 
+def task_settings(wildcards):
+    """The task's block of the config as command-line options."""
+    settings = {"lm_eval_task": wildcards.task} | config["tasks"][wildcards.task]
+    keys = ("lm_eval_task", "metric", "num_fewshot", "limit", "subtasks", "chunk_tokens", "group_tokens")
+    return options(settings, *keys)
+
+
 rule compile_task:
     """Render and tokenise a benchmark once, by lm-eval's own task objects, and pack its requests as a prefix trie."""
     input:
@@ -17,7 +24,6 @@ rule compile_task:
         "../../envs/score.yaml"
     container:
         image("score")
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=60,
@@ -26,5 +32,10 @@ rule compile_task:
         settings=task_settings,
         data_root="results/world/hub" if EMBEDDED else HUB,
     shell:
-        "llama-nas compile-task --code {params.code} --task {wildcards.task} {params.settings} "
-        "--data-root {params.data_root} --model {input.model} --output {output} 2> {log}"
+        "llama-nas compile-task"
+        " --code {params.code}"
+        " --task {wildcards.task}"
+        " {params.settings}"
+        " --data-root {params.data_root:q}"
+        " --model {input.model}"
+        " --output {output} 2> {log}"

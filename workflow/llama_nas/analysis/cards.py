@@ -9,38 +9,41 @@ from pathlib import Path
 
 import pandas as pd
 
+from llama_nas.analysis.contenders import BASE, of_role
 from llama_nas.analysis.judgement import Metric
-from llama_nas.analysis.summary import PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS
+from llama_nas.analysis.summary import REFERENCE_PRECISION, SUMMARY_COLUMNS
 from llama_nas.core.artifacts import atomic_folder, read_table
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import QUANTIZED, format_bytes
+from llama_nas.core.layout import CARD_FILE, SCORES
+from llama_nas.core.precisions import QUANTIZED
+from llama_nas.core.units import format_bytes
 
 log = logging.getLogger(__name__)
 
-CARD = "README.md"
-SCORES = "## Scores\n"  # the last section of an export's card
-
 
 def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Path]) -> None:
-    """Write `{id}.md` for every exported folder `{id}`: the README.md to publish it with.
+    """Write a model card with scores for every exported or quantized folder: the README.md to publish it with.
 
-    The card of a quantized folder, `{id}/int8` or `{id}/nf4`, is `{id}-{precision}.md`. Raises UserError for a folder
-    without a card or one that no summary is about.
+    Raises UserError for a folder without a card or one that no summary is about.
+
+    Args:
+        models: folders NETWORK/hf, NETWORK/int8 or NETWORK/nf4
+        summaries: CSV of `llama-nas summarize` of every task
+        output: folder: NETWORK.md, NETWORK-int8.md
     """
     table = pd.concat([read_table(path, SUMMARY_COLUMNS) for path in summaries])
     with atomic_folder(output) as folder:
         for model in models:
-            path = model / CARD
+            path = model / CARD_FILE
             if not path.is_file():
                 raise UserError(f"{path}: not found; expected a folder written by `llama-nas export`")
             text, found, _ = path.read_text(encoding="utf-8").partition(SCORES)
             if not found:
                 raise UserError(f"{path}: has no section '{SCORES.strip()}'; export it again")
-            quantized = model.name in QUANTIZED
-            name = model.parent.name if quantized else model.name
+            name = model.parent.name
             if name not in set(table["model"]):
                 raise UserError(f"--summaries: none is about '{name}'")
-            card = folder / (f"{name}-{model.name}.md" if quantized else f"{name}.md")
+            card = folder / (f"{name}-{model.name}.md" if model.name in QUANTIZED else f"{name}.md")
             card.write_text(text + SCORES + scores(table, name), encoding="utf-8")
     log.info("%d model cards: %s", len(models), output)
 
@@ -57,7 +60,7 @@ def scores(table: pd.DataFrame, model: str) -> str:
     for row in table[table["model"] == model].to_dict("records"):
         metric = Metric(row["metric"], bool(row["higher_is_better"]))
         same_task = (table["task"] == row["task"]) & (table["precision"] == REFERENCE_PRECISION)
-        base = table[same_task & (table["model"] == PRETRAINED)].iloc[0]
+        base = of_role(table[same_task], BASE).iloc[0]
         limit = "" if math.isnan(row["limit"]) else f", first {row['limit']:.0f}"
         task = f"{row['task']} ({row['num_fewshot']}-shot {metric.name}, {row['items']:,} items{limit})"
         own = metric.text(row["value"], row["stderr"])

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -18,9 +19,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llama_nas.analysis.contenders import BASE, FULL, LABELS, MEMBER, OTHER, OURS, of_role
 from llama_nas.analysis.judgement import Metric
+from llama_nas.core.costs import UNITS
 from llama_nas.core.pareto import hypervolume, non_dominated
-from llama_nas.core.space import GB, GIB
+from llama_nas.core.units import GB, GIB
 
 BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D00000", "#009E73", "#CC79A7", "#9A9A9A"
 STYLE: dict[Any, Any] = {
@@ -34,6 +37,8 @@ STYLE: dict[Any, Any] = {
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.5,
 }
+REFERENCE_MARKS = {BASE: (RED, "*"), FULL: (GREEN, "s")}
+OTHER_MARKS = ("v", "P", "X", "<", ">")
 PRECISION_MARKS = (("fp16", BLUE, "o"), ("int8", ORANGE, "D"), ("nf4", PURPLE, "^"))
 FILLED: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.8}
 # Landmarks lie on top of points of the same size or score, which must show through.
@@ -45,12 +50,12 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
     """Size against score: all evaluated networks, the front, the exported members and the base (paper, Figures 1-4).
 
     summary: a summary table of one task; evaluations and front: what the search measured on the super-network itself.
-    The line joins the members of the front that are on it for their size; a front that was searched for latency, too,
-    is drawn over its seconds in a second panel.
+    The line joins the members of the front that are on it for their size. A front that was searched for other costs,
+    too, is drawn over each of them in a panel of its own.
     """
     task = _Task(summary, evaluations)
-    timed = "latency" in front.columns
-    with _figure(5.6, 8.6 if timed else 5.0, rows=2 if timed else 1) as (figure, (axes, *below)):
+    costs = [name for name in UNITS if name in front.columns and name != "parameters"]
+    with new_figure(5.6, 5.0 + 3.6 * len(costs), rows=1 + len(costs)) as (figure, (axes, *below)):
         axes.scatter(
             evaluations["size_bytes"] / task.unit_bytes,
             task.scale * evaluations[task.metric.name],
@@ -68,38 +73,38 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             linewidth=1,
             label=f"search's front ({len(on_front)}; {_items(front)})",
         )
-        for panel in below:
-            panel.scatter(front["latency"], task.scale * front[task.metric.name], s=14, color="#555555")
-            by_latency = task.front(front, "latency")
-            panel.plot(by_latency["latency"], task.scale * by_latency[task.metric.name], color="#555555", linewidth=1)
-            panel.set_xlabel(f"latency by the layers' costs (s), all {len(front)} members of the front")
+        for panel, cost in zip(below, costs, strict=True):
+            panel.scatter(front[cost], task.scale * front[task.metric.name], s=14, color="#555555")
+            by_cost = task.front(front, cost)
+            panel.plot(by_cost[cost], task.scale * by_cost[task.metric.name], color="#555555", linewidth=1)
+            panel.set_xlabel(f"{cost} by the layers' costs ({UNITS[cost]}), all {len(front)} members of the front")
             task.score_axis(panel, title=False)
-        half = summary[(summary["role"] == "member") & (summary["precision"] == "fp16")]
-        task.points(axes, half, "size_bytes", BLUE, "o", "exported, FP16")
+        half = summary[summary["precision"] == "fp16"]
+        task.points(axes, of_role(half, MEMBER), "size_bytes", BLUE, "o", "exported, FP16")
         task.landmarks(axes, "size_bytes")
         task.size_axes(figure, axes)
         task.score_axis(axes)
         task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def quantized_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
     """The front before and after quantization, by stock lm-eval on the exported folders (paper, Figure 5)."""
     task = _Task(summary, evaluations)
-    exported = summary[summary["role"] != "pretrained"]
-    with _figure(5.6, 4.6) as (figure, (axes,)):
+    exported = of_role(summary, *OURS)
+    with new_figure(5.6, 4.6) as (figure, (axes,)):
         for precision, color, marker in PRECISION_MARKS:
             rows = exported[exported["precision"] == precision]
             task.points(axes, rows, "size_bytes", color, marker, f"exported, {precision.upper()}")
             task.front_line(axes, rows, "size_bytes", color)
-        base = summary[(summary["role"] == "pretrained") & (summary["precision"] == "fp16")]
-        task.points(axes, base, "size_bytes", RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
+        task.reference(axes, BASE, "size_bytes")
+        task.others(axes, "size_bytes")
         task.size_axes(figure, axes)
         task.score_axis(axes)
         task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
@@ -110,15 +115,16 @@ def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         ("decode_tokens_per_second", "decode, batch 1"),
         ("decode_saturated_tokens_per_second", "decode, saturated"),
     ]
-    with _figure(5.6, 8.4, rows=3) as (figure, panels):
+    with new_figure(5.6, 8.4, rows=3) as (figure, panels):
         for axes, (column, label) in zip(panels, phases, strict=True):
             measured = summary[summary[column].notna()]
             for precision, color, marker in PRECISION_MARKS:
-                rows = measured[(measured["role"] != "pretrained") & (measured["precision"] == precision)]
+                rows = of_role(measured, *OURS)
+                rows = rows[rows["precision"] == precision]
                 task.points(axes, rows, column, color, marker, f"exported, {precision.upper()}")
                 task.front_line(axes, rows, column, color)
-            base = measured[(measured["role"] == "pretrained") & (measured["precision"] == "fp16")]
-            task.points(axes, base, column, RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
+            task.reference(axes, BASE, column)
+            task.others(axes, column)
             axes.set_xlabel(f"{label}: tokens/s")
             axes.set_xlim(left=0)
             task.score_axis(axes, title=False)
@@ -126,7 +132,7 @@ def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         panels[0].set_title(f"{summary['task'].iloc[0]} (bars: {errors}quartiles of the runs)", fontsize=11)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def progress_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
@@ -138,14 +144,14 @@ def progress_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.
     scaled = (objectives - low) / np.where(high > low, high - low, 1)
     reference = np.array([1.1, 1.1])
     volumes = np.array([hypervolume(scaled[:n], reference) for n in range(1, len(scaled) + 1)])
-    with _figure(5.6, 3.6) as (figure, (axes,)):
+    with new_figure(5.6, 3.6) as (figure, (axes,)):
         axes.step(range(1, len(volumes) + 1), 100 * volumes / volumes[-1], where="post", color=BLUE, linewidth=1.6)
         for boundary in np.flatnonzero(np.diff(evaluations["round"])) + 1:
             axes.axvline(boundary + 0.5, color=GREY, linestyle=":", linewidth=1)
         axes.set_xlabel("networks evaluated (dotted: a new round)")
         axes.set_ylabel("hypervolume of the front\n(% of the last)")
         axes.set_title(str(summary["task"].iloc[0]), fontsize=12)
-        return _svg(figure)
+        return svg(figure)
 
 
 FIGURES = {
@@ -154,7 +160,7 @@ FIGURES = {
     "speed": speed_figure,
     "progress": progress_figure,
 }
-PATTERN_FIGURES = ("depths", "widths")  # by patterns.py, of the search's evaluations alone
+PATTERN_FIGURES = ("depths", "blocks")  # by patterns.py, of the search's evaluations alone
 
 
 def training_figure(training: pd.DataFrame) -> str:
@@ -162,7 +168,7 @@ def training_figure(training: pd.DataFrame) -> str:
 
     training: columns step, kind (`full` or `subnet`), loss (nats per response token).
     """
-    with _figure(5.6, 3.6) as (figure, (axes,)):
+    with new_figure(5.6, 3.6) as (figure, (axes,)):
         for kind, color, label in (("full", GREEN, "full-network steps"), ("subnet", PURPLE, "sub-network steps")):
             steps = training[training["kind"] == kind]
             if steps.empty:
@@ -174,7 +180,7 @@ def training_figure(training: pd.DataFrame) -> str:
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss (nats per response token)")
         figure.legend(loc="outside lower center", ncols=2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def smoothing_window(steps: int) -> int:
@@ -212,12 +218,28 @@ class _Task:
             **(FILLED | style),
         )
 
+    def reference(self, axes: Axes, role: str, column: str) -> None:
+        """The contender of a role that the others are compared with, in FP16."""
+        color, marker = REFERENCE_MARKS[role]
+        rows = self._half(role, column)
+        self.points(axes, rows, column, color, marker, f"{LABELS[role]}, FP16", **HOLLOW, markeredgecolor=color)
+
+    def others(self, axes: Axes, column: str) -> None:
+        """Checkpoints of other methods, each by its name, in FP16."""
+        rows = self._half(OTHER, column)
+        for name, marker in zip(rows["model"].unique(), cycle(OTHER_MARKS), strict=False):
+            self.points(axes, rows[rows["model"] == name], column, "black", marker, f"{name}, FP16")
+
+    def _half(self, role: str, column: str) -> pd.DataFrame:
+        rows = of_role(self.summary, role)
+        return rows[(rows["precision"] == "fp16") & rows[column].notna()]
+
     def landmarks(self, axes: Axes, column: str) -> None:
-        """Base, full-size super-network and the recommended network, in FP16."""
+        """Full-size super-network, base, other methods and the recommended network, in FP16."""
+        self.reference(axes, FULL, column)
+        self.reference(axes, BASE, column)
+        self.others(axes, column)
         half = self.summary[self.summary["precision"] == "fp16"]
-        full, base = half[half["role"] == "full"], half[half["role"] == "pretrained"]
-        self.points(axes, full, column, GREEN, "s", "full-size super-network, FP16", **HOLLOW, markeredgecolor=GREEN)
-        self.points(axes, base, column, RED, "*", "pre-trained base, FP16", **HOLLOW, markeredgecolor=RED)
         picked = half[half["recommended"]]
         axes.scatter(
             picked[column] / self.unit_bytes,
@@ -276,21 +298,24 @@ def _items(table: pd.DataFrame) -> str:
 
 
 def _size_unit(largest: int) -> tuple[str, int, int]:
-    """Name, bytes, and bytes of the binary sibling; the switch is that of `space.format_bytes`."""
+    """Name, bytes, and bytes of the binary sibling; the switch is that of `units.format_bytes`."""
     return ("MB", 10**6, 2**20) if largest < GB // 10 else ("GB", GB, GIB)
 
 
 @contextmanager
-def _figure(width: float, height: float, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def new_figure(
+    width: float, height: float, rows: int = 1, share_x: bool = False
+) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of panels above each other, in our style and nothing of the user's own settings; sizes in inches."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, list(figure.subplots(rows, squeeze=False)[:, 0])
+        yield figure, list(figure.subplots(rows, squeeze=False, sharex=share_x)[:, 0])
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as text, without dates and names of programs."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=NO_METADATA)
     return buffer.getvalue()

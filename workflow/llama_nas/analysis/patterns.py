@@ -1,42 +1,39 @@
 """What good networks of a search have in common (paper, section 4.5, Figures 6 to 9), and whether it holds.
 
-Layer counts by accuracy percentile, widths by layer; and what became of the *heuristics* that search/heuristics.py
+Layer counts by accuracy percentile, blocks by layer; and what became of the *heuristics* that search/heuristics.py
 reads off the same evaluations: if the pattern is real, they are good. Networks count once, however often a search has
 evaluated them. Layers are numbered from 1, as in the paper.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from llama_nas.analysis.figures import BLUE, GREEN, GREY, NO_METADATA, ORANGE, PURPLE, STYLE
+from llama_nas.analysis.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, svg
 from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import read_keys
 from llama_nas.core.artifacts import read_table, write_table, write_text
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import ModelShape, parse_id
+from llama_nas.core.shape import Block
+from llama_nas.core.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
 PERCENTILES = (0, 25, 50, 75, 90)
+TICKS = 20  # of the layers' axis, at most
 TOP = 75  # the percentile whose networks are mapped in the figure
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, "#56B4E9", "#F0E442", "#000000")
 
 
 def find_patterns(
     *,
-    model: Path,
-    widths: Sequence[int],
+    space: Path,
     task: Path,
     evaluations: Path,
     layers: Path,
@@ -44,25 +41,34 @@ def find_patterns(
     maps: Path,
     maps_figure: Path,
 ) -> None:
-    """Write the tables and figures of layer counts and of widths.
+    """Find what good networks of a search have in common: layer counts, blocks by layer (paper, 4.5).
 
-    Columns as in `layer_counts` and `width_maps`; each table says in `source` which evaluations it is of.
+    Each table says in the column `source` which evaluations it is of.
+
+    Args:
+        space: space.json
+        task: folder written by `llama-nas compile-task`
+        evaluations: evaluations.csv of the last round
+        layers: out: CSV of layer counts by accuracy percentile (`layer_counts`)
+        layers_figure: out: the same as SVG
+        maps: out: CSV of blocks by layer (`block_maps`)
+        maps_figure: out: the same as SVG
     """
+    declared = SearchSpace.read(space)
     settings = read_keys(task / "task.json", ("task", "metric", "higher_is_better"))
     metric = Metric(settings["metric"], settings["higher_is_better"])
     table = read_table(evaluations, ["subnet_id", "layers", metric.name]).drop_duplicates("subnet_id")
-    count = ModelShape.from_folder(model).num_hidden_layers
     table = table.assign(gain=[metric.improvement(value, 0.0) for value in table[metric.name]])
-    subnets = [parse_id(subnet_id, count, widths) for subnet_id in table["subnet_id"]]
-    table["widths"] = pd.Series([subnet.widths for subnet in subnets], index=table.index, dtype=object)
+    networks = [declared.parse(subnet_id).blocks for subnet_id in table["subnet_id"]]
+    table["blocks"] = pd.Series(networks, index=table.index, dtype=object)
 
-    by_layers, by_width = layer_counts(table, metric), width_maps(table, metric, widths)
+    by_layers, by_block = layer_counts(table, metric), block_maps(table, metric, declared.blocks)
     label = {"task": settings["task"], "source": str(evaluations)}
     write_table(layers, by_layers.assign(**label))
-    write_table(maps, by_width.assign(**label))
+    write_table(maps, by_block.assign(**label))
     title = f"{settings['task']}: {len(table)} networks of {evaluations}"
     write_text(layers_figure, layers_drawing(by_layers, metric, title))
-    write_text(maps_figure, maps_drawing(by_width, metric, title))
+    write_text(maps_figure, maps_drawing(by_block, metric, title))
 
 
 def layer_counts(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -79,23 +85,22 @@ def layer_counts(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["percentile", "threshold", "layers", "count", "networks", "probability"])
 
 
-def width_maps(table: pd.DataFrame, metric: Metric, widths: Sequence[int]) -> pd.DataFrame:
-    """Columns layers, percentile, threshold, layer, width, count, networks, probability.
+def block_maps(table: pd.DataFrame, metric: Metric, blocks: Sequence[Block]) -> pd.DataFrame:
+    """Columns layers, percentile, threshold, layer, block, count, networks, probability.
 
     Among the `networks` of so many `layers` that are as good as the percentile's `threshold` (a percentile of networks
-    of this layer count), `count` keep layer number `layer` at this `width`.
+    of this layer count), `count` keep layer number `layer` as this `block`.
     """
     rows = []
     for layers, own in table.groupby("layers"):
         for percentile in PERCENTILES:
             good, threshold = _best(own, percentile, metric)
-            chosen = np.array([[width or 0 for width in kept] for kept in good["widths"]])  # [network, layer]
-            for layer in np.flatnonzero(chosen.any(axis=0)):
-                for width in widths:
-                    count = int((chosen[:, layer] == width).sum())
-                    kept = int((chosen[:, layer] > 0).sum())
-                    rows.append((layers, percentile, threshold, layer + 1, width, count, kept, count / kept))
-    columns = ["layers", "percentile", "threshold", "layer", "width", "count", "networks", "probability"]
+            for layer, chosen in enumerate(zip(*good["blocks"], strict=True), start=1):
+                kept = sum(block is not None for block in chosen)
+                for block in blocks if kept else ():
+                    count = chosen.count(block)
+                    rows.append((layers, percentile, threshold, layer, str(block), count, kept, count / kept))
+    columns = ["layers", "percentile", "threshold", "layer", "block", "count", "networks", "probability"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -106,22 +111,24 @@ def _best(table: pd.DataFrame, percentile: int, metric: Metric) -> tuple[pd.Data
 
 
 def judge_heuristics(
-    output: Path,
-    *,
-    model: Path,
-    widths: Sequence[int],
-    task: Path,
-    front: Path,
-    candidates: Path,
-    shards: Sequence[Path],
+    output: Path, *, space: Path, task: Path, front: Path, candidates: Path, shards: Sequence[Path]
 ) -> None:
-    """Write the evaluated heuristics: size, metric, difference to the full network, and what the search found.
+    """Compare the evaluated heuristics with the full network and with what the search found.
 
-    `difference_to_full` is positive where the heuristic is better; `front_value` is the metric of the best network of
-    the front that is no larger; `source` names the files. Raises UserError if a candidate was not evaluated.
+    Raises UserError if a candidate was not evaluated.
+
+    Args:
+        space: space.json
+        task: folder written by `llama-nas compile-task`
+        front: front.csv
+        candidates: candidates.csv of `llama-nas find-heuristics`
+        shards: their shard CSVs
+        output: CSV: size, metric and `difference_to_full`, positive where the heuristic is better; `front_value` is the
+            metric of the best network of the front that is no larger; `source` names the files
     """
+    declared = SearchSpace.read(space)
     settings = read_keys(task / "task.json", ("metric", "higher_is_better"))
-    metric, shape = Metric(settings["metric"], settings["higher_is_better"]), ModelShape.from_folder(model)
+    metric = Metric(settings["metric"], settings["higher_is_better"])
     columns = ["candidate", "subnet_id", metric.name, "items"]
     evaluated = pd.concat([read_table(path, columns) for path in shards])
     table = read_table(candidates, ["candidate", "subnet_id", "origin"]).drop(columns="predicted")
@@ -129,10 +136,10 @@ def judge_heuristics(
     if table[metric.name].isna().any():
         missing = table.loc[table[metric.name].isna(), "subnet_id"].iloc[0]
         raise UserError(f"{', '.join(map(str, shards))}: no value of {metric.name} for {missing} of {candidates}")
-    subnets = [parse_id(subnet_id, shape.num_hidden_layers, widths) for subnet_id in table["subnet_id"]]
-    table["layers"] = [subnet.layers for subnet in subnets]
-    table["parameters"] = [shape.parameters(subnet) for subnet in subnets]
-    table["size_bytes"] = [shape.size_bytes(subnet) for subnet in subnets]
+    networks = [declared.parse(subnet_id) for subnet_id in table["subnet_id"]]
+    table["layers"] = [network.layers for network in networks]
+    table["parameters"] = [declared.shape.parameters(network) for network in networks]
+    table["size_bytes"] = [declared.shape.size_bytes(network) for network in networks]
     table["value"], table["stderr"] = table[metric.name], table.get(f"{metric.name}_stderr", np.nan)
     full = float(table.loc[table["origin"] == "full", "value"].iloc[0])
     table["difference_to_full"] = [metric.improvement(value, full) for value in table["value"]]
@@ -152,8 +159,7 @@ def _best_within(front: pd.DataFrame, size_bytes: int, metric: Metric) -> float:
 
 def layers_drawing(by_layers: pd.DataFrame, metric: Metric, title: str) -> str:
     """Stacked bars, one per percentile: the share of each layer count, and how many networks a bar is of (SVG)."""
-    with _drawing(5.6, 3.8) as figure:
-        axes = figure.add_subplot()
+    with new_figure(5.6, 3.8) as (figure, (axes,)):
         bars = range(len(PERCENTILES))
         bottom = np.zeros(len(bars))
         for color, (layers, own) in zip(cycle(COLORS), by_layers.groupby("layers"), strict=False):
@@ -167,24 +173,24 @@ def layers_drawing(by_layers: pd.DataFrame, metric: Metric, title: str) -> str:
         )
         axes.set_title(title, fontsize=9)
         figure.legend(loc="outside lower center", ncols=4)
-        return _svg(figure)
+        return svg(figure)
 
 
-def maps_drawing(by_width: pd.DataFrame, metric: Metric, title: str) -> str:
-    """One panel per layer count: of the networks at the TOP percentile, the share of each width, by layer (SVG)."""
-    top = by_width[by_width["percentile"] == TOP]
-    with _drawing(6.4, 1.2 + 1.9 * top["layers"].nunique()) as figure:
-        panels = figure.subplots(top["layers"].nunique(), 1, sharex=True, squeeze=False)[:, 0]
+def maps_drawing(by_block: pd.DataFrame, metric: Metric, title: str) -> str:
+    """One panel per layer count: of the networks at the TOP percentile, the share of each block, by layer (SVG)."""
+    top = by_block[by_block["percentile"] == TOP]
+    rows = top["layers"].nunique()
+    with new_figure(6.4, 1.2 + 1.9 * rows, rows, share_x=True) as (figure, panels):
         for axes, (layers, own) in zip(panels, top.groupby("layers"), strict=True):
             bottom = np.zeros(own["layer"].nunique())
-            for color, (width, share) in zip(cycle(COLORS), own.groupby("width", sort=False), strict=False):
+            for color, (block, share) in zip(cycle(COLORS), own.groupby("block", sort=False), strict=False):
                 axes.bar(
                     share["layer"],
                     share["probability"],
                     bottom=bottom,
                     color=color,
                     edgecolor="white",
-                    label=f"{width}",
+                    label=str(block),
                 )
                 bottom += share["probability"].to_numpy()
             axes.axhline(0.5, color="black", linestyle=":", linewidth=1)
@@ -192,23 +198,9 @@ def maps_drawing(by_width: pd.DataFrame, metric: Metric, title: str) -> str:
             text = f"{layers} layers: {networks} networks with {metric.name} {threshold}"
             axes.set_title(f"{text} or {'more' if metric.higher_is_better else 'less'}", fontsize=9)
             axes.set(ylim=(0, 1), ylabel="share")
-        panels[-1].set(xlabel="layer", xticks=sorted(top["layer"].unique()))
+        layers = sorted(top["layer"].unique())
+        panels[-1].set(xlabel="layer", xticks=layers[:: 1 + len(layers) // TICKS])
         figure.suptitle(title, fontsize=9)
         handles, labels = panels[-1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=6, title="MLP width")
-        return _svg(figure)
-
-
-@contextmanager
-def _drawing(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure in the style of all others; sizes in inches."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return buffer.getvalue()
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, title="block")
+        return svg(figure)

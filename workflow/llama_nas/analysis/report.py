@@ -33,15 +33,26 @@ def write_report(
     summaries: Sequence[Path],
     figures: Sequence[Path],
     agreements: Sequence[Path],
-    predictors: Sequence[Path],
+    predictions: Sequence[Path],
     seed: int,
     timings: Path,
+    predictors: Sequence[Path] = (),
 ) -> None:
-    """Write summary.html from the per-task results.
+    """Write the one-page answer: per task, how much smaller at what accuracy, and which checkpoint to take.
 
-    summaries and agreements belong together by position, one of each per task; figures are `{task}_{name}.svg` for
-    every task and every name in FIGURES and PATTERN_FIGURES; predictors are the predictor.json files of every task
-    and round. timings: folder of the jobs' Snakemake benchmark files. Raises UserError where they do not fit together.
+    Raises UserError where the inputs do not fit together.
+
+    Args:
+        base: the base model's folder, for the digest of its weights
+        supernet: the super-network's folder, for training.csv and its digest
+        summaries: CSV of `llama-nas summarize` of every task
+        figures: all figures of all tasks, TASK_NAME.svg each
+        agreements: JSON of `llama-nas verify` of every task, in the order of the summaries
+        predictors: predictor.json of every task and round after the first
+        predictions: predictions.json of every task and round
+        seed: the run's seed
+        timings: folder of the jobs' Snakemake benchmark files; may be absent
+        output: summary.html
     """
     if len(summaries) != len(agreements):
         raise UserError(
@@ -50,7 +61,7 @@ def write_report(
         )
     training = read_table(supernet / "training.csv", ["step", "kind", "loss"])
     tasks = [
-        task_section(summary, figures, agreement, predictors)
+        task_section(summary, figures, agreement, predictors, predictions)
         for summary, agreement in zip(summaries, agreements, strict=True)
     ]
     steps = training["kind"].value_counts()

@@ -10,17 +10,20 @@ from typing import Any
 
 import pandas as pd
 
+from llama_nas.analysis.contenders import BASE, FULL, LABELS, MEMBER, OURS
 from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
 from llama_nas.analysis.judgement import NOISE, Metric, Verdict
-from llama_nas.analysis.summary import PHASES, PRETRAINED, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
+from llama_nas.analysis.summary import PHASES, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import QUANTIZED, format_bytes
+from llama_nas.core.precisions import QUANTIZED
+from llama_nas.core.units import format_bytes
 
 Row = dict[Any, Any]  # a line of the summary CSV by column
 Rows = dict[tuple[str, str], Row]  # the lines by model and precision
 
-PREDICTOR_KEYS = ("task", "round", "kind", "rows", "cross_validation", "out_of_sample")
+PREDICTOR_KEYS = ("task", "round", "predictor")
+QUALITY_KEYS = ("task", "round", "quality")
 AGREEMENT_KEYS = (
     *("task", "subnet_id", "dtype", "requests", "items", "max_difference_per_token"),
     *("agrees", "flipped_items", "search_scorer", "lm_eval"),
@@ -64,7 +67,7 @@ class Network:
 
     name: str
     label: str
-    role: str
+    role: str  # of contenders.ROLES
     layers: int
     parameters: str
     recommended: bool
@@ -101,7 +104,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class PredictorRound:
-    """The predictor fitted after one round: what it was and how well it ranked networks it had not seen."""
+    """The predictor that proposed one round: what it was and how well it ranked networks it had not seen."""
 
     round: int
     kind: str
@@ -132,7 +135,9 @@ class TaskSection:
     predictors: list[PredictorRound]
 
 
-def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predictors: Sequence[Path]) -> TaskSection:
+def task_section(
+    summary: Path, figures: Sequence[Path], agreement: Path, predictors: Sequence[Path], predictions: Sequence[Path]
+) -> TaskSection:
     """Read one task's artifacts; raises UserError where they are not of the same task."""
     table = read_table(summary, SUMMARY_COLUMNS)
     if table.empty:
@@ -151,17 +156,17 @@ def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predic
 
     rows: Rows = {(row["model"], row["precision"]): dict(row) for row in table.to_dict("records")}
     networks = [network_line(name, rows, metric) for name in table["model"].unique()]
-    base = next(network for network in networks if network.role == "pretrained")
+    base = next(network for network in networks if network.role == BASE)
     pick = next(network for network in networks if network.recommended)
     base_row, pick_row = rows[base.name, REFERENCE_PRECISION], rows[pick.name, REFERENCE_PRECISION]
     drop = NOISE * math.hypot(base_row["stderr"], pick_row["stderr"])
-    exported = [network for network in networks if network.role != "pretrained"]
+    exported = [network for network in networks if network.role in OURS]
     return TaskSection(
         name=task,
         metric=metric,
         networks=networks,
         base=base,
-        full=next(network for network in networks if network.role == "full"),
+        full=next(network for network in networks if network.role == FULL),
         best=max(exported, key=lambda n: metric.improvement(rows[n.name, REFERENCE_PRECISION]["value"], 0.0)),
         pick=pick,
         hidden_drop="" if math.isnan(drop) else metric.difference_text(drop).lstrip("+"),
@@ -171,7 +176,11 @@ def task_section(summary: Path, figures: Sequence[Path], agreement: Path, predic
         figures={name: drawn[f"{task}_{name}"].read_text(encoding="utf-8") for name in names},
         held_out=[held_out(n, rows[n.name, REFERENCE_PRECISION], metric) for n in networks if looked_at_some(n, rows)],
         agreement=agreement_line(check, metric),
-        predictors=predictor_rounds([read_keys(path, PREDICTOR_KEYS) for path in predictors], task),
+        predictors=predictor_rounds(
+            [read_keys(path, PREDICTOR_KEYS) for path in predictors],
+            [read_keys(path, QUALITY_KEYS) for path in predictions],
+            task,
+        ),
     )
 
 
@@ -179,25 +188,27 @@ def network_line(name: str, rows: Rows, metric: Metric) -> Network:
     """The printed form of one model's rows; `rows` is the whole table by (model, precision)."""
     own = {precision: row for (model, precision), row in rows.items() if model == name}
     any_row = next(iter(own.values()))
-    base = rows[PRETRAINED, REFERENCE_PRECISION]
-    full = next(row for (_, p), row in rows.items() if row["role"] == "full" and p == REFERENCE_PRECISION)
+    base, full = (reference(rows, role) for role in (BASE, FULL))
     half = own.get(REFERENCE_PRECISION)
-    labels = {"pretrained": "pre-trained base", "full": "full-size super-network", "member": name}
-    is_base = any_row["role"] == "pretrained"
     return Network(
         name=name,
-        label=labels[any_row["role"]],
+        label=any_row["label"],
         role=any_row["role"],
         layers=int(any_row["layers"]),
         parameters=count_text(int(any_row["parameters"])),
         recommended=bool(any_row["recommended"]),
         scores={precision: score(row, base, metric) for precision, row in own.items()},
         gains={
-            "finetuning": None if is_base else gain(full, base, metric),
-            "search": gain(half, full, metric) if half and any_row["role"] == "member" else None,
+            "finetuning": gain(full, base, metric) if any_row["role"] in OURS else None,
+            "search": gain(half, full, metric) if half and any_row["role"] == MEMBER else None,
         }
         | {p: gain(row, half, metric) for p, row in own.items() if p in QUANTIZED and half},
     )
+
+
+def reference(rows: Rows, role: str) -> Row:
+    """The row that others are compared with: of a role, in FP16."""
+    return next(row for (_, p), row in rows.items() if row["role"] == role and p == REFERENCE_PRECISION)
 
 
 def score(row: Row, base: Row, metric: Metric) -> Score:
@@ -235,8 +246,8 @@ def comparison(tasks: Sequence[TaskSection]) -> list[tuple[str, str, list[tuple[
     rows: list[tuple[str, str, list[tuple[Network, Score] | None]]] = []
     for precision in precisions(tasks):
         for label, which in (
-            ("pre-trained base", "base"),
-            ("full-size super-network", "full"),
+            (LABELS[BASE], "base"),
+            (LABELS[FULL], "full"),
             ("best exported", "best"),
             ("recommended", "pick"),
         ):
@@ -306,20 +317,24 @@ def agreement_line(check: dict[str, Any], metric: Metric) -> Agreement:
     )
 
 
-def predictor_rounds(predictors: Sequence[dict[str, Any]], task: str) -> list[PredictorRound]:
-    """One line per round of this task, ascending."""
-    own = sorted((p for p in predictors if p["task"] == task), key=lambda p: p["round"])
-    return [
-        PredictorRound(
-            round=p["round"],
-            kind=p["kind"],
-            rows=p["rows"],
-            cross_validation=tau_text(p["cross_validation"][p["kind"]]["kendall_tau"]),
-            out_of_sample=tau_text(p["out_of_sample"]["kendall_tau"] if p["out_of_sample"] else None),
-            out_of_sample_rows=str(p["out_of_sample"]["rows"]) if p["out_of_sample"] else "–",
-        )
-        for p in own
-    ]
+def predictor_rounds(
+    predictors: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], task: str
+) -> list[PredictorRound]:
+    """One line per round of this task that a predictor proposed, ascending."""
+    found = {p["round"]: p["quality"] for p in predictions if p["task"] == task}
+    own = sorted((p for p in predictors if p["task"] == task and p["predictor"]), key=lambda p: p["round"])
+    return [predictor_round(p["round"], p["predictor"], found.get(p["round"])) for p in own]
+
+
+def predictor_round(number: int, predictor: dict[str, Any], quality: dict[str, Any] | None) -> PredictorRound:
+    return PredictorRound(
+        round=number,
+        kind=predictor["kind"],
+        rows=predictor["rows"],
+        cross_validation=tau_text(predictor["cross_validation"][predictor["kind"]]["kendall_tau"]),
+        out_of_sample=tau_text(quality["kendall_tau"] if quality else None),
+        out_of_sample_rows=str(quality["rows"]) if quality else "–",
+    )
 
 
 def tau_text(tau: float | None) -> str:

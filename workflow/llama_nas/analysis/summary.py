@@ -10,17 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from llama_nas.analysis.contenders import BASE, FULL, MEMBER, OURS, ROLES, Contender, of_role, read_contenders
 from llama_nas.analysis.figures import FIGURES
 from llama_nas.analysis.judgement import Metric, recommended
 from llama_nas.core.artifacts import read_json, read_table, write_table, write_text
+from llama_nas.core.columns import HELD_OUT
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import PRECISIONS, ModelShape, parse_id
+from llama_nas.core.precisions import PRECISIONS
+from llama_nas.core.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-PRETRAINED = "pretrained"
 REFERENCE_PRECISION = "fp16"  # every ratio and difference is against the pre-trained base in this precision
-ROLES = ("pretrained", "full", "member")  # the order of the rows
 TASK_KEYS = (
     *("task", "lm_eval_task", "metric", "higher_is_better", "items", "chance"),
     *("num_fewshot", "limit", "subtasks", "requests", "truncated_requests"),
@@ -29,17 +30,9 @@ BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_si
 PHASES = {"prefill": "", "decode": "decode_", "decode_saturated": "decode_saturated_"}  # phase -> prefix of its columns
 MEASURED = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3", "limit_tokens_per_second"]
 SPEED_COLUMNS = [prefix + column for prefix in PHASES.values() for column in MEASURED]
-HELD_OUT = [
-    "searched",
-    "held_out",
-    "held_out_stderr",
-    "held_out_items",
-    "difference_to_full",
-    "p_value",
-]  # of front.csv
 SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "new_tokens", "repeats"]
 SUMMARY_COLUMNS = (
-    *("task", "model", "role", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
+    *("task", "model", "role", "label", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
     *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
     *("finetuning_difference", "search_difference", "precision_difference", *SPEED_COLUMNS, "throughput_setting"),
     *HELD_OUT,
@@ -48,23 +41,35 @@ SUMMARY_COLUMNS = (
 )
 
 
-def summarize_task(
+def summarize(
     output: Path,
     *,
     figures: Sequence[Path],
-    model: Path,
-    widths: Sequence[int],
+    space: Path,
     task: Path,
     evaluations: Path,
     front: Path,
+    contenders: Sequence[str],
     benchmarks: Sequence[Path],
     agreement: Path,
     throughput: Path,
 ) -> None:
-    """Write `output` (CSV, columns as in `summary_table`) and `figures`, one SVG for each of FIGURES, in its order.
+    """Summarise one task: every contender with size, accuracy and speed; and its figures.
 
     Raises UserError where an input lacks a column or key, where two inputs contradict each other, or where the FP16
     benchmark of the pre-trained base or of the full-size super-network is missing.
+
+    Args:
+        space: space.json
+        task: folder written by `llama-nas compile-task`
+        evaluations: evaluations.csv of the last round
+        front: front.csv
+        contenders: NAME=FOLDER of every compared model, in the order of the rows
+        benchmarks: JSONs of `llama-nas run-lm-eval` on this task, as TASK/PRECISION/NAME.json
+        agreement: JSON of `llama-nas verify`
+        throughput: CSV of `llama-nas measure-throughput`
+        figures: out: SVGs: front, quantized, speed, progress
+        output: CSV, columns as in `summary_table`
     """
     settings = read_keys(task / "task.json", TASK_KEYS)
     metric = settings["metric"]
@@ -75,7 +80,8 @@ def summarize_task(
         raise UserError(f"{agreement}: not about task '{settings['task']}'")
 
     records = [read_benchmark(path, settings) for path in benchmarks]
-    table = summary_table(ModelShape.from_folder(model), widths, settings, records, on_front, speeds)
+    compared = read_contenders(contenders, SearchSpace.read(space))
+    table = summary_table(compared, settings, records, on_front, speeds)
     write_table(output, table)
     for path, draw in zip(figures, FIGURES.values(), strict=True):
         write_text(path, draw(table, found, on_front))
@@ -118,8 +124,7 @@ def read_benchmark(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary_table(
-    shape: ModelShape,
-    widths: Sequence[int],
+    contenders: dict[str, Contender],
     settings: dict[str, Any],
     records: Sequence[dict[str, Any]],
     on_front: pd.DataFrame,
@@ -128,74 +133,94 @@ def summary_table(
     """One row per (model, precision): the base, then the full-size super-network, then the others from large to small.
 
     size_bytes is arithmetic at the row's precision, bytes_on_disk what was measured. size_ratio is the base's FP16 size
-    over the row's: 2 means half as large. value_difference is against the base in FP16 and is the sum of
-    finetuning_difference (full-size super-network - base), search_difference (network - full-size super-network, all
-    FP16) and precision_difference (this precision - FP16 of the same network). Differences are plain, row minus
-    reference: for a minimised metric a negative one is the better; `verdict` has the direction and the noise right.
-    The columns HELD_OUT are those of front.csv, by the search's scorer on the super-network, in every precision.
+    over the row's: 2 means half as large. value_difference is against the base in FP16. For networks of the
+    super-network it is the sum of finetuning_difference (full-size super-network - base), search_difference (network -
+    full-size super-network, all FP16) and precision_difference (this precision - FP16 of the same network). Differences
+    are plain, row minus reference: for a minimised metric a negative one is the better; `verdict` has the direction and
+    the noise right. The columns HELD_OUT are those of front.csv, by the search's scorer on the super-network, in every
+    precision.
     """
     metric = Metric(settings["metric"], settings["higher_is_better"])
-    full_id = "0" * shape.num_hidden_layers
     values = {(r["model"], r["precision"]): (r["value"], r["stderr"]) for r in records}
     if len(values) < len(records):
         raise UserError(f"--benchmarks: {len(records)} files for {len(values)} pairs of model and precision")
-    for name in (PRETRAINED, full_id):
-        if (name, REFERENCE_PRECISION) not in values:
-            raise UserError(f"--benchmarks: {settings['task']}/{REFERENCE_PRECISION}/{name}.json is needed")
-    base, base_stderr = values[PRETRAINED, REFERENCE_PRECISION]
-    full, _ = values[full_id, REFERENCE_PRECISION]
-    full_network = parse_id(full_id, shape.num_hidden_layers, widths)
-    base_bytes = shape.size_bytes(full_network, REFERENCE_PRECISION)
-
-    rows = []
-    for record in records:
-        name, precision, value = record["model"], record["precision"], record["value"]
-        is_base = name == PRETRAINED
-        network = full_network if is_base else parse_id(name, shape.num_hidden_layers, widths)
-        size = shape.size_bytes(network, precision)
-        same_in_fp16, _ = values.get((name, REFERENCE_PRECISION), (math.nan, math.nan))
-        rows.append(
-            {
-                "task": settings["task"],
-                "model": name,
-                "role": "pretrained" if is_base else "full" if name == full_id else "member",
-                "precision": precision,
-                "layers": network.layers,
-                "parameters": shape.parameters(network),
-                "size_bytes": size,
-                "bytes_on_disk": record["bytes_on_disk"],
-                "memory_bytes": record["memory_bytes"],
-                "metric": metric.name,
-                "value": value,
-                "stderr": record["stderr"],
-                "items": record["items"],
-                "size_ratio": base_bytes / size,
-                "value_difference": value - base,
-                "verdict": metric.verdict(value, record["stderr"], base, base_stderr),
-                "finetuning_difference": 0.0 if is_base else full - base,
-                "search_difference": 0.0 if is_base else same_in_fp16 - full,
-                "precision_difference": value - same_in_fp16,
-                "on_front": name in set(on_front["subnet_id"]),
-                "higher_is_better": metric.higher_is_better,
-                "chance": math.nan if settings["chance"] is None else settings["chance"],
-                "lm_eval_task": settings["lm_eval_task"],
-                "subtasks": " ".join(settings["subtasks"] or []),
-                "num_fewshot": settings["num_fewshot"],
-                "limit": settings["limit"],
-                "requests": settings["requests"],
-                "truncated_requests": settings["truncated_requests"],
-                "batch_size": record["batch_size"],
-                "int8_threshold": record["int8_threshold"],
-                "versions": record["versions"],
-            }
-        )
+    if unknown := [record["model"] for record in records if record["model"] not in contenders]:
+        raise UserError(f"--contenders: {unknown[0]} is missing, --benchmarks has a result of it")
+    base, full = (_reference(role, contenders, values, settings["task"]) for role in (BASE, FULL))
+    rows = [
+        _sizes(contenders[record["model"]], record, base[0].size_bytes(REFERENCE_PRECISION))
+        | _differences(contenders[record["model"]], record, values, base, full, metric)
+        | {
+            "task": settings["task"],
+            "on_front": record["model"] in set(on_front["subnet_id"]),
+            "higher_is_better": metric.higher_is_better,
+            "chance": math.nan if settings["chance"] is None else settings["chance"],
+            "lm_eval_task": settings["lm_eval_task"],
+            "subtasks": " ".join(settings["subtasks"] or []),
+            **{key: settings[key] for key in ("num_fewshot", "limit", "requests", "truncated_requests")},
+            **{key: record[key] for key in ("batch_size", "int8_threshold", "versions")},
+        }
+        for record in records
+    ]
     table = pd.DataFrame(rows)
-    exported = table[(table["role"] != "pretrained") & (table["precision"] == REFERENCE_PRECISION)]
-    table["recommended"] = table["model"] == recommended(exported, metric)
+    ours = of_role(table, *OURS)
+    table["recommended"] = table["model"] == recommended(ours[ours["precision"] == REFERENCE_PRECISION], metric)
     held_out = on_front[["subnet_id", *HELD_OUT]].rename(columns={"subnet_id": "model"})
     table = table.merge(held_out, on="model", how="left", validate="many_to_one")
     order = ["role", "parameters", "model", "precision"]
     return with_speed(table, speeds)[list(SUMMARY_COLUMNS)].sort_values(order, key=_row_order, ignore_index=True)
+
+
+Values = dict[tuple[str, str], tuple[float, float]]  # (model, precision) -> score and its standard error
+Reference = tuple[Contender, float, float]  # with its FP16 score and standard error
+
+
+def _reference(role: str, contenders: dict[str, Contender], values: Values, task: str) -> Reference:
+    """The only contender of a role that all others are compared with."""
+    found = [contender for contender in contenders.values() if contender.role == role]
+    if not found or (found[0].name, REFERENCE_PRECISION) not in values:
+        name = found[0].name if found else role
+        raise UserError(f"--benchmarks: {task}/{REFERENCE_PRECISION}/{name}.json is needed")
+    return (found[0], *values[found[0].name, REFERENCE_PRECISION])
+
+
+def _sizes(contender: Contender, record: dict[str, Any], base_bytes: int) -> dict[str, Any]:
+    size = contender.size_bytes(record["precision"])
+    return {
+        "model": contender.name,
+        "role": contender.role,
+        "label": contender.label,
+        "precision": record["precision"],
+        "layers": contender.network.layers,
+        "parameters": contender.parameters,
+        "size_bytes": size,
+        "bytes_on_disk": record["bytes_on_disk"],
+        "memory_bytes": record["memory_bytes"],
+        "size_ratio": base_bytes / size,
+    }
+
+
+def _differences(
+    contender: Contender, record: dict[str, Any], values: Values, base: Reference, full: Reference, metric: Metric
+) -> dict[str, Any]:
+    value, stderr = record["value"], record["stderr"]
+    in_fp16, _ = values.get((contender.name, REFERENCE_PRECISION), (math.nan, math.nan))
+    finetuning, search = {
+        BASE: (0.0, 0.0),
+        FULL: (full[1] - base[1], in_fp16 - full[1]),
+        MEMBER: (full[1] - base[1], in_fp16 - full[1]),
+    }.get(contender.role, (math.nan, math.nan))
+    return {
+        "metric": metric.name,
+        "value": value,
+        "stderr": stderr,
+        "items": record["items"],
+        "value_difference": value - base[1],
+        "verdict": metric.verdict(value, stderr, base[1], base[2]),
+        "finetuning_difference": finetuning,
+        "search_difference": search,
+        "precision_difference": value - in_fp16,
+    }
 
 
 def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:

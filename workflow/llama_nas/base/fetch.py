@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_nas.core.artifacts import atomic_folder, file_digest
+from llama_nas.core.artifacts import file_digest
 from llama_nas.core.errors import UserError
-from llama_nas.models.folder import SIDE_FILES, WEIGHTS, WEIGHTS_INDEX, check_base
 from llama_nas.core.space import SearchSpace
+from llama_nas.models.folder import SIDE_FILES, WEIGHTS, WEIGHTS_INDEX, check_base
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

@@ -20,11 +20,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llama_nas.base.recipe import Recipe
+from llama_nas.base.world import read_corpus
 from llama_nas.core.artifacts import atomic_folder, derived_seed
 from llama_nas.core.errors import UserError
 from llama_nas.core.settings import Compute
-from llama_nas.base.recipe import Recipe
-from llama_nas.base.world import read_corpus
 
 log = logging.getLogger(__name__)
 

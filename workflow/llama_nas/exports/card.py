@@ -6,11 +6,12 @@ once more, with the scores: an exported folder stays what was measured, byte by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_nas.core.space import format_bytes
+from llama_nas.core.layout import SCORES
+from llama_nas.core.units import format_bytes
 
 # What is known of the sources that the presets name: prefix of the source -> its licence.
 LICENCES = {
@@ -26,17 +27,23 @@ LOADING = "## How to load it\n"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a network was made of, as given in the config: Hub ids with revision, paths, or `embedded`."""
+    """What a network was made of, for its model card.
 
-    base: str = UNKNOWN
-    instructions: str = UNKNOWN
-    seed: str = UNKNOWN
+    Args:
+        base_name: the base model: Hub id with revision, path, or `embedded world`
+        instructions_name: what it was fine-tuned on, likewise
+        run_seed: the run's seed
+    """
+
+    base_name: str = UNKNOWN
+    instructions_name: str = UNKNOWN
+    run_seed: str = UNKNOWN
 
 
-def model_card(record: Mapping[str, Any], provenance: Provenance) -> str:
-    """Markdown with the Hub's metadata in front. record: the contents of `subnet.json`."""
+def model_card(record: Mapping[str, Any], provenance: Provenance, loading: Sequence[str]) -> str:
+    """Markdown with the Hub's metadata in front. record: the contents of `subnet.json`; loading: the form's lines."""
     name, form = record["subnet_id"], record["form"]
-    hub_base = provenance.base.split("@")[0] if "@" in provenance.base else None
+    hub_base = provenance.base_name.split("@")[0] if "@" in provenance.base_name else None
     front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [llama-nas, pruned]"]
     front += [f"base_model: {hub_base}"] if hub_base else []
     kept = ", ".join(map(str, record["kept_layers"]))
@@ -58,22 +65,22 @@ def model_card(record: Mapping[str, Any], provenance: Provenance) -> str:
         *_padding(record),
         "",
         LOADING.rstrip(),
-        *_loading(record),
+        *loading,
         "",
         "## Provenance",
-        f"- base model: {provenance.base}",
-        f"- fine-tuned as a super-network on: {provenance.instructions}",
-        f"- seed of the run: {provenance.seed}",
+        f"- base model: {provenance.base_name}",
+        f"- fine-tuned as a super-network on: {provenance.instructions_name}",
+        f"- seed of the run: {provenance.run_seed}",
         f"- exported by llama-nas {record['llama_nas']}, form `{form}`, from these super-network weights:",
         *digests,
         "- found by a search on benchmark items, or named by hand: the id alone says what the network is",
         "",
         "## Licences",
         "The weights derive from the base model and from the instructions: the licences of both apply.",
-        f"- base model: {licence(provenance.base)}",
-        f"- instructions: {licence(provenance.instructions)}",
+        f"- base model: {licence(provenance.base_name)}",
+        f"- instructions: {licence(provenance.instructions_name)}",
         "",
-        "## Scores",
+        SCORES.rstrip(),
         "None here: a network is exported before it is measured. The run that made it has this card with the scores of",
         f"stock lm-eval, `results/cards/{name}.md`: copy that over this file before you give the folder away.",
     ]
@@ -103,19 +110,3 @@ def _padding(record: Mapping[str, Any]) -> list[str]:
     return [
         f"- stored with MLP widths {widths}: {extra:,} zeros ({extra / record['parameters']:.1%}) that change no result"
     ]
-
-
-def _loading(record: Mapping[str, Any]) -> list[str]:
-    if record["form"] == "deci":
-        return [
-            "vLLM, SGLang and TensorRT-LLM have this architecture (`DeciLMForCausalLM`, `block_configs`); give them",
-            "`--trust-remote-code` for the configuration file in this folder. transformers has no model of it: use the",
-            "form `hf` there.",
-        ]
-    remote = ", trust_remote_code=True" if record["requires"] else ""
-    lines = ["```python", f'AutoModelForCausalLM.from_pretrained("<this folder>"{remote})', "```"]
-    if record["requires"]:
-        lines.append(
-            "Its layers differ in width: `modeling_subnet.py` in this folder builds them. transformers >= 5.14 needed."
-        )
-    return lines

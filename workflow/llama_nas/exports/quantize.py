@@ -9,9 +9,11 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from llama_nas.core.artifacts import atomic_folder, read_json
-from llama_nas.core.errors import UserError
-from llama_nas.models.folder import CARD_FILE, MODELING_FILE, SIDE_FILES, SUBNET_FILE, copy_files, load_model
+from llama_nas.core.layout import CARD_FILE, SUBNET_FILE
+from llama_nas.core.precisions import QuantizedPrecision
 from llama_nas.exports.card import quantized_card
+from llama_nas.models import MODELING_SUBNET
+from llama_nas.models.folder import SIDE_FILES, copy_files, load_model
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +36,21 @@ METHODS = {
 }
 
 
-def quantize_folder(output: Path, model: Path, precision: str = "int8") -> None:
-    """Quantize a plain or exported folder and write it in the same layout; always on the CPU, so that bytes are equal.
+def quantize(output: Path, *, model: Path, precision: QuantizedPrecision) -> None:
+    """Quantize an exported folder with bitsandbytes: decoder linears INT8 or NF4, the rest FP16.
 
-    precision: int8 or nf4. Raises UserError for a folder that cannot be loaded or is quantized already.
+    Always on the CPU, so that bytes are equal. Raises UserError for a folder that cannot be loaded or is quantized
+    already.
+
+    Args:
+        model: plain or exported folder of floats
+        precision: of the decoder's linear layers
+        output: folder in the same layout
     """
-    if precision not in CONFIGS:
-        raise UserError(f"--precision '{precision}' is not known; known: {', '.join(CONFIGS)}")
     network = load_model(model, "fp16", quantization=BitsAndBytesConfig(**CONFIGS[precision]))
     with atomic_folder(output) as folder:
         network.save_pretrained(folder, max_shard_size="5GB")
-        copy_files(model, folder, [*SIDE_FILES, SUBNET_FILE, MODELING_FILE])
+        copy_files(model, folder, [*SIDE_FILES, SUBNET_FILE, MODELING_SUBNET.name])
         if (model / SUBNET_FILE).is_file() and (model / CARD_FILE).is_file():  # an export of ours
             name, card = read_json(model / SUBNET_FILE)["subnet_id"], (model / CARD_FILE).read_text(encoding="utf-8")
             written = quantized_card(card, name, precision, METHODS[precision])

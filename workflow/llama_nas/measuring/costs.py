@@ -1,9 +1,9 @@
-"""Seconds of one decoder layer at each MLP width, measured once on the device that will run the networks.
+"""Seconds of one decoder layer as each block of the space, measured once on the device that will run the networks.
 
 A layer alone would find its weights in a cache and the device idle, so layers are timed in whole networks: those of
-one width, at each depth of the space, each made of the tensors an export has. The table is the solution, by least
+one block, at each depth of the space, each made of the tensors an export has. The table is the solution, by least
 squares of relative errors, of  seconds = overhead + the sum of the layers' seconds;  the overhead is the embedding, the
-head and whatever else a pass does once. Other networks, of mixed widths, are timed in turns with them and say whether
+head and whatever else a pass does once. Other networks, of mixed blocks, are timed in turns with them and say whether
 it holds.
 """
 
@@ -21,13 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_nas.core.artifacts import derived_seed, read_json, write_json
-from llama_nas.core.errors import UserError
-from llama_nas.models.folder import check_base, load_model
+from llama_nas.core.artifacts import derived_seed
+from llama_nas.core.costs import LayerCosts
 from llama_nas.core.machine import device_name
+from llama_nas.core.precisions import FloatPrecision
 from llama_nas.core.progress import track
-from llama_nas.core.space import SearchSpace, Subnet
-from llama_nas.measuring.throughput import WARMUP_RUNS, Phase, run_seconds
+from llama_nas.core.settings import Compute
+from llama_nas.core.shape import Block, Subnet
+from llama_nas.core.space import SearchSpace
+from llama_nas.measuring.settings import CostSettings
+from llama_nas.measuring.throughput import WARMUP_RUNS, Phase, check_positions, run_seconds
+from llama_nas.models.folder import check_base, load_model
 
 log = logging.getLogger(__name__)
 
@@ -36,94 +40,80 @@ LIBRARIES = ("torch", "transformers")
 
 
 def measure_costs(
-    output: Path,
     *,
     model: Path,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    depth_selection: str,
-    dtype: str,
-    batch_size: int,
-    sequence_length: int,
-    new_tokens: int,
-    repeats: int,
-    checks: int,
+    space: Path,
+    dtype: FloatPrecision,
+    timing: CostSettings,
     seed: int,
-    device: str,
-    threads: int,
+    compute: Compute,
+    prefill: Path,
+    decode: Path,
 ) -> None:
-    """Write the table as JSON: per phase the overhead and each width's layer, and every network timed.
+    """Measure what one layer as each block costs in seconds, for the search's objective latency.
 
-    prefill: seconds of one pass over `batch_size` x `sequence_length` tokens. decode: seconds of one step, a token for
-    each of `batch_size` rows, the mean of `new_tokens` steps behind `sequence_length` cached tokens. Medians over
-    `repeats`. checks: random networks of the space, timed beside its smallest and largest; a prediction that is off by
-    more than RIGHT is warned about.
+    prefill: seconds of one pass over a batch of rows. decode: seconds of one step, a token for each row, the mean of
+    the steps behind the cached context. Medians over the repeats. A prediction of a checked network (the smallest, the
+    largest and random ones) that is off by more than RIGHT is warned about.
+
+    Args:
+        model: Hugging Face model folder: the base
+        space: space.json
+        dtype: of weights and arithmetic
+        seed: the run's seed; the stage derives its own from it
+        prefill: out: JSON, the table of layer costs of a prefill, with every network timed
+        decode: out: JSON, the same of a decode step
     """
-    shape = check_base(model)
-    space = SearchSpace.for_model(shape, depths, widths, depth_selection)
-    limit = read_json(model / "config.json")["max_position_embeddings"]
-    if sequence_length + new_tokens > limit:
-        raise UserError(
-            f"config.yaml: costs.sequence_length {sequence_length} and costs.new_tokens {new_tokens} are beyond the "
-            f"{limit} positions of {model}"
-        )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is available")
-    torch.set_num_threads(threads)
-    fitted = uniform_networks(space)
+    check_base(model)
+    declared = SearchSpace.read(space)
+    declared.check_model(model)
+    check_positions(model, timing.sequence_length, timing.new_tokens, "costs")
+    torch.set_num_threads(compute.threads)
+    fitted = uniform_networks(declared)
     rng = np.random.default_rng(derived_seed(seed, "measure-costs"))
-    drawn = [space.subnet(space.random(rng)) for _ in range(checks)]
-    smallest = space.subnet((0, *[int(np.argmin(space.widths))] * space.num_layers))
-    checked = [smallest, fitted[-1], *drawn]
-    phases = [
-        Phase("prefill", batch_size, sequence_length, 1, 0),
-        Phase("decode", batch_size, 1, new_tokens, sequence_length),
-    ]
-    parts = Parts(load_model(model, dtype, device), space.widths)
+    drawn = [declared.subnet(declared.random(rng)) for _ in range(timing.checks)]
+    checked = [declared.smallest, fitted[-1], *drawn]
+    phases = {
+        prefill: Phase("prefill", timing.batch_size, timing.sequence_length, 1, 0),
+        decode: Phase("decode", timing.batch_size, 1, timing.new_tokens, timing.sequence_length),
+    }
+    parts = Parts(load_model(model, dtype, compute.device), declared.blocks)
     networks = list(dict.fromkeys([*fitted, *checked]))
-    seconds = time_in_turns(parts, networks, phases, repeats)
+    seconds = time_in_turns(parts, networks, list(phases.values()), timing.repeats)
+    about = {
+        "device": compute.device,
+        "device_name": device_name(compute.device),
+        "threads": compute.threads,
+        "dtype": dtype,
+        **dataclasses.asdict(timing),
+        "versions": {library: version(library) for library in LIBRARIES},
+    }
+    for path, phase in phases.items():
+        times = {network: seconds[network, phase] for network in networks}
+        table = layer_table(declared, {network: float(np.median(times[network])) for network in fitted})
+        rows = [_row(declared, table, network, "fit", times[network]) for network in fitted]
+        rows += [_row(declared, table, network, "check", times[network]) for network in checked]
+        largest = _report(phase.name, rows)
+        table.write(path, declared, {"phase": phase.name, **about, "largest_error": largest, "networks": rows})
 
-    tables, rows = {}, []
-    for phase in phases:
-        medians = {network: float(np.median(seconds[network, phase])) for network in networks}
-        tables[phase.name] = layer_table(space, {network: medians[network] for network in fitted})
-        for network, use in [*((n, "fit") for n in fitted), *((n, "check") for n in checked)]:
-            predicted = predict(tables[phase.name], network)
-            low, high = np.percentile(seconds[network, phase], [25, 75])
-            rows.append(
-                {
-                    "phase": phase.name,
-                    "subnet_id": space.id(network),
-                    "use": use,
-                    "predicted_seconds": predicted,
-                    "measured_seconds": medians[network],
-                    "measured_q1": float(low),
-                    "measured_q3": float(high),
-                    "relative_error": predicted / medians[network] - 1,
-                }
-            )
-        tables[phase.name]["largest_error"] = _report(phase.name, rows)
-    write_json(
-        output,
-        {
-            "device": device,
-            "device_name": device_name(device),
-            "threads": threads,
-            "dtype": dtype,
-            "batch_size": batch_size,
-            "sequence_length": sequence_length,
-            "new_tokens": new_tokens,
-            "repeats": repeats,
-            "versions": {library: version(library) for library in LIBRARIES},
-            "shape": dataclasses.asdict(shape),
-            "phases": tables,
-            "networks": rows,
-        },
-    )
+
+def _row(space: SearchSpace, table: LayerCosts, network: Subnet, use: str, seconds: Sequence[float]) -> dict[str, Any]:
+    """One timed network. use: whether the table was fitted to it, or is checked by it."""
+    low, median, high = map(float, np.percentile(seconds, [25, 50, 75]))
+    predicted = predict(space, table, network)
+    return {
+        "subnet_id": space.id(network),
+        "use": use,
+        "predicted_seconds": predicted,
+        "measured_seconds": median,
+        "measured_q1": low,
+        "measured_q3": high,
+        "relative_error": predicted / median - 1,
+    }
 
 
 def uniform_networks(space: SearchSpace) -> list[Subnet]:
-    """Every network of one width, smallest first, largest last; of a space of one depth, also at half of it.
+    """Every network of one block, smallest first, largest last; of a space of one depth, also at half of it.
 
     One depth alone would not tell the layers from what surrounds them.
     """
@@ -131,24 +121,24 @@ def uniform_networks(space: SearchSpace) -> list[Subnet]:
     if len(kept) == 1:
         kept.insert(0, kept[0][: max(1, len(kept[0]) // 2)])
     return [
-        Subnet(tuple(width if layer in layers else None for layer in range(space.num_layers)))
-        for layers, width in product(kept, sorted(space.widths))
+        Subnet(tuple(space.blocks[i] if layer in layers else None for layer in range(space.num_layers)))
+        for layers, i in product(kept, space.blocks_by_size)
     ]
 
 
 class Parts:
-    """A model taken apart into layers and, of each layer, an MLP of every width, to be put together as any network."""
+    """A model taken apart into layers and, of each layer, an MLP for every block, to be put together as any network."""
 
-    def __init__(self, model: Any, widths: Sequence[int]) -> None:
+    def __init__(self, model: Any, blocks: Sequence[Block]) -> None:
         self.model = model
         self.layers = list(model.model.layers)
         self.layer_types = getattr(model.config, "layer_types", None)
-        self.mlps = [{width: _cut(layer.mlp, width) for width in widths} for layer in self.layers]
+        self.mlps = [{block: _cut(layer.mlp, block.mlp_width) for block in blocks} for layer in self.layers]
 
     def network(self, subnet: Subnet) -> Any:
         """The model as this network, until the next call."""
-        for position, (layer, width) in enumerate(zip(subnet.kept, subnet.kept_widths, strict=True)):
-            self.layers[layer].mlp = self.mlps[layer][width]
+        for position, (layer, block) in enumerate(zip(subnet.kept, subnet.kept_blocks, strict=True)):
+            self.layers[layer].mlp = self.mlps[layer][block]
             self.layers[layer].self_attn.layer_idx = position  # of its keys and values in the cache
         self.model.model.layers = torch.nn.ModuleList(self.layers[layer] for layer in subnet.kept)
         self.model.config.num_hidden_layers = subnet.layers
@@ -185,25 +175,24 @@ def time_in_turns(
     return seconds
 
 
-def layer_table(space: SearchSpace, medians: dict[Subnet, float]) -> dict[str, Any]:
-    """overhead_seconds, and layer_seconds by width, that fit the networks' seconds best."""
+def layer_table(space: SearchSpace, medians: dict[Subnet, float]) -> LayerCosts:
+    """The table that fits the networks' seconds best."""
     measured = np.array(list(medians.values()))
-    counts = [[network.kept_widths.count(width) for width in space.widths] for network in medians]
+    counts = [[network.kept_blocks.count(block) for block in space.blocks] for network in medians]
     terms = np.column_stack([np.ones(len(measured)), counts])
     solution, *_ = np.linalg.lstsq(terms / measured[:, None], np.ones(len(measured)), rcond=None)
     overhead, *layers = map(float, solution)
-    by_width = {str(width): seconds for width, seconds in zip(space.widths, layers, strict=True)}
-    return {"overhead_seconds": overhead, "layer_seconds": by_width}
+    return LayerCosts("latency", overhead, tuple(layers))
 
 
-def predict(table: dict[str, Any], network: Subnet) -> float:
+def predict(space: SearchSpace, table: LayerCosts, network: Subnet) -> float:
     """Seconds of a network by the table."""
-    return table["overhead_seconds"] + sum(table["layer_seconds"][str(width)] for width in network.kept_widths)
+    return table.without + sum(table.of_block[space.blocks.index(block)] for block in network.kept_blocks)
 
 
 def _report(phase: str, rows: Sequence[dict[str, Any]]) -> float:
     """The largest relative error of a phase's checks, logged with the networks whose prediction is wrong."""
-    checks = [row for row in rows if row["phase"] == phase and row["use"] == "check"]
+    checks = [row for row in rows if row["use"] == "check"]
     largest = max(abs(row["relative_error"]) for row in checks)
     log.info("%s: %d networks predicted within %.1f %% of their whole", phase, len(checks), 100 * largest)
     for row in checks:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.errors import UserError
-from llama_nas.models.folder import DTYPES, SUBNET_FILE, check_precision, set_arithmetic, weight_files
-from llama_nas.tasks.format import TASK_FILE
+from llama_nas.core.layout import SUBNET_FILE
+from llama_nas.core.precisions import Precision
+from llama_nas.core.settings import Compute
+from llama_nas.models.folder import DTYPES, check_precision, set_arithmetic, weight_files
 from llama_nas.tasks.definitions import leaf_tasks, load_task
-from llama_nas.tasks.simple_evaluate import evaluate_task
+from llama_nas.tasks.format import TASK_FILE
+from llama_nas.tasks.simple_evaluate import simple_evaluate
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -26,16 +29,21 @@ log = logging.getLogger(__name__)
 SOFTMAX_DTYPE = "float32"
 
 
-def benchmark_folder(
-    output: Path, *, model: Path, task: Path, precision: str, batch_size: int, device: str, threads: int
+def run_lm_eval(
+    output: Path, *, model: Path, task: Path, precision: Precision, batch_size: int, compute: Compute
 ) -> None:
-    """Run `lm_eval.simple_evaluate` with HFLM on `model` and write its figures and log-likelihoods as JSON.
+    """Evaluate a model folder with stock lm-eval: `lm_eval.simple_evaluate` with HFLM.
 
-    model: plain, exported or quantized Hugging Face folder. task: compiled task; its task.json says which lm-eval
-    task, shots, limit and data. precision: fp32, bf16, fp16, or int8 or nf4 for a quantized folder, which says itself
-    how it is quantized. In the JSON `dtype` is that of the weights (of the unquantized ones, if there are others),
-    `memory_bytes` their size, and `arithmetic` what is computed in (`set_arithmetic`). Raises UserError if the folder
-    does not fit the precision.
+    In the JSON `dtype` is that of the weights (of the unquantized ones, if there are others), `memory_bytes` their
+    size, and `arithmetic` what is computed in (`set_arithmetic`). Raises UserError if the folder does not fit the
+    precision.
+
+    Args:
+        model: plain, exported or quantized Hugging Face folder
+        task: folder written by `llama-nas compile-task`: its task.json names the lm-eval task, shots, limit and data
+        precision: of the weights; a quantized folder must be of this precision
+        batch_size: rows per forward pass
+        output: JSON of figures and log-likelihoods
     """
     settings = read_json(task / TASK_FILE)
     files = weight_files(model)
@@ -49,7 +57,7 @@ def benchmark_folder(
     with tempfile.TemporaryDirectory(prefix="llama-nas-modules-") as modules:
         # Where transformers copies the code of an exported folder before it runs it: not to be shared by jobs.
         os.environ["HF_MODULES_CACHE"] = modules
-        results, footprint, arithmetic = _run(definition, settings, model, precision, batch_size, device, threads)
+        results, footprint, arithmetic = _run(definition, settings, model, precision, batch_size, compute)
     leaves = leaf_tasks(definition)
     _check_settings(results, settings, leaves)
     name = getattr(definition, "name", leaves[0].task_name)
@@ -83,25 +91,25 @@ def benchmark_folder(
 
 
 def _run(
-    definition: Any, settings: dict[str, Any], model: Path, precision: str, batch_size: int, device: str, threads: int
+    definition: Any, settings: dict[str, Any], model: Path, precision: str, batch_size: int, compute: Compute
 ) -> tuple[dict[str, Any], int, str]:
     """lm-eval's results, the bytes of the model as its weights are stored, and the dtype of the arithmetic."""
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(compute.threads)
     language_model = HFLM(
         pretrained=str(model),
         dtype=DTYPES[precision],
         softmax_dtype=SOFTMAX_DTYPE,
-        device=device,
+        device=compute.device,
         batch_size=batch_size,
         trust_remote_code=(model / SUBNET_FILE).is_file(),
         use_safetensors=True,
     )
     footprint = language_model.model.get_memory_footprint()
-    arithmetic = set_arithmetic(language_model.model, precision, device)
-    results = evaluate_task(language_model, definition, settings["num_fewshot"], settings["limit"])
+    arithmetic = set_arithmetic(language_model.model, precision, compute.device)
+    results = simple_evaluate(language_model, definition, settings["num_fewshot"], settings["limit"])
     return results, footprint, arithmetic
 
 

@@ -24,9 +24,12 @@ from transformers import DynamicCache
 
 from llama_nas.core.artifacts import read_json, write_table
 from llama_nas.core.errors import UserError
-from llama_nas.models.folder import arithmetic, load_model, network_of, set_arithmetic, weight_files
+from llama_nas.core.precisions import PRECISIONS, QUANTIZED
 from llama_nas.core.progress import track
-from llama_nas.core.space import PRECISIONS, QUANTIZED, ModelShape, Subnet
+from llama_nas.core.settings import Compute
+from llama_nas.core.shape import ModelShape, Subnet, network_of
+from llama_nas.measuring.settings import SpeedSettings
+from llama_nas.models.folder import arithmetic, load_model, set_arithmetic, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -105,59 +108,57 @@ class Device:
         return phase.batch * phase.tokens * phase.steps / seconds
 
 
-def measure_throughput(
-    output: Path,
-    models: Sequence[str],
-    batch_size: int,
-    sequence_length: int,
-    new_tokens: int,
-    max_batch: int,
-    repeats: int,
-    device: str,
-    threads: int,
-) -> None:
-    """Time prefill and decode of random tokens; write tokens/s per model and phase as CSV.
+def measure_throughput(output: Path, *, models: Sequence[str], speed: SpeedSettings, compute: Compute) -> None:
+    """Measure tokens/s of model folders: prefill and decode of random tokens; needs the machine or device to itself.
 
-    models: `NAME:PRECISION=FOLDER` each. Prefill: `batch_size` x `sequence_length` through the network, keys and values
-    cached, logits of the last position. Decode: `new_tokens` greedy steps after a context of `sequence_length`, at
-    batch 1 and at the batch, a power of two up to `max_batch`, beyond which the first model gains no more. Models take
-    turns, so that a drift of the machine meets all alike; where they do not fit in memory together, they are measured
-    one after the other. Columns: median and quartiles of tokens/s over the repeats, and the device's limit.
+    Prefill: a batch through the network, keys and values cached, logits of the last position. Decode: greedy steps
+    behind a context, at batch 1 and at the batch, a power of two, beyond which the first model gains no more. Models
+    take turns, so that a drift of the machine meets all alike; where they do not fit in memory together, they are
+    measured one after the other.
+
+    Args:
+        models: NAME:PRECISION=FOLDER of each
+        output: CSV, a row per model and phase: median and quartiles of tokens/s, and the device's limit
     """
     entries = [_parse(text) for text in models]
-    if repeats < 1:
+    if speed.repeats < 1:
         raise UserError("--repeats must be at least 1")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is available")
     for entry in entries:
-        limit = read_json(entry.folder / "config.json")["max_position_embeddings"]
-        if sequence_length + new_tokens > limit:
-            raise UserError(
-                f"--sequence-length {sequence_length} and --new-tokens {new_tokens} are beyond the {limit} positions "
-                f"of {entry.folder}"
-            )
-    torch.set_num_threads(threads)
+        check_positions(entry.folder, speed.sequence_length, speed.new_tokens, "throughput")
+    device = compute.device
+    torch.set_num_threads(compute.threads)
     # Twice the files: activations, and folders loaded at a wider dtype than stored.
     needed = sum(2 * path.stat().st_size for entry in entries for path in weight_files(entry.folder))
     together = needed < _free_bytes(device)
     log.info("%d models, %s", len(entries), "taking turns" if together else "one after the other: memory is short")
     rates = measure_device(device)
-    saturated = _saturating_batch(entries[0], sequence_length, new_tokens, max_batch, device)
+    context, steps = speed.sequence_length, speed.new_tokens
+    saturated = _saturating_batch(entries[0], context, steps, speed.max_batch, device)
     phases = [
-        Phase("prefill", batch_size, sequence_length, 1, 0),
-        Phase("decode", 1, 1, new_tokens, sequence_length),
-        Phase("decode_saturated", saturated, 1, new_tokens, sequence_length),
+        Phase("prefill", speed.batch_size, context, 1, 0),
+        Phase("decode", 1, 1, steps, context),
+        Phase("decode_saturated", saturated, 1, steps, context),
     ]
     seconds: dict[tuple[Entry, Phase], list[float]] = {}
     for group in [entries] if together else [[entry] for entry in entries]:
-        seconds |= _time_in_turns(group, phases, repeats, device)
+        seconds |= _time_in_turns(group, phases, speed.repeats, device)
     rows = [
         _row(entry, phase, np.array(seconds[entry, phase]), rates.limit(entry, phase))
-        | {"device": device, "threads": threads, "repeats": repeats}
+        | {"device": device, "threads": compute.threads, "repeats": speed.repeats}
         for entry in entries
         for phase in phases
     ]
     write_table(output, pd.DataFrame(rows))
+
+
+def check_positions(folder: Path, sequence_length: int, new_tokens: int, block: str) -> None:
+    """Raise UserError, naming the block of the config, for more tokens than a model has positions."""
+    limit = read_json(folder / "config.json")["max_position_embeddings"]
+    if sequence_length + new_tokens > limit:
+        raise UserError(
+            f"config.yaml: {block}.sequence_length {sequence_length} and {block}.new_tokens {new_tokens} are beyond "
+            f"the {limit} positions of {folder}"
+        )
 
 
 def _row(entry: Entry, phase: Phase, seconds: np.ndarray, limit: float) -> dict[str, Any]:

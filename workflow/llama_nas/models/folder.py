@@ -30,10 +30,6 @@ TOKENIZER_FILES = (
 SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 CHANNEL_ORDER_FILE = "channel_order.json"  # per layer: the base's number of each MLP channel, if they were sorted
-SUBNET_FILE = "subnet.json"  # in an export: which network it is
-CARD_FILE = "README.md"  # in an export: the model card
-MODELING_FILE = "modeling_subnet.py"  # in an export of mixed widths: how to build it
-DECI_CONFIGURATION_FILE = "configuration_decilm.py"  # in an export of the form deci: its block configs as objects
 
 # Torch dtype of a precision's floats: of all weights, or of those that are not quantized.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "float16", "nf4": "float16"}

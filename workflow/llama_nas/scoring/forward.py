@@ -21,11 +21,11 @@ import numpy as np
 import psutil
 import torch
 
-from llama_nas.models.elastic import active, full_network, set_block
 from llama_nas.core.errors import UserError
 from llama_nas.core.progress import track
-from llama_nas.scoring.sharing import Edge, Step, plan
 from llama_nas.core.shape import Subnet
+from llama_nas.models.elastic import active, full_network, set_block
+from llama_nas.scoring.sharing import Edge, Step, plan
 from llama_nas.tasks.format import CompiledTask
 from llama_nas.tasks.trie import Group, TokenTrie
 

@@ -18,12 +18,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import make_table
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.models.folder import load_model, stored_quantization
-from llama_nas.models.elastic import full_network
-from llama_nas.scoring.forward import score_trie
 from llama_nas.core.precisions import FloatPrecision
 from llama_nas.core.settings import Compute, TrieBounds
 from llama_nas.core.shape import ModelShape
+from llama_nas.models.elastic import full_network
+from llama_nas.models.folder import load_model, stored_quantization
+from llama_nas.scoring.forward import score_trie
 from llama_nas.tasks.definitions import load_task
 from llama_nas.tasks.encode import fit_to_model
 from llama_nas.tasks.simple_evaluate import simple_evaluate

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.models.elastic import load_elastic
 from llama_nas.core.errors import UserError
-from llama_nas.scoring.metrics import choice_scores, compute_metrics
-from llama_nas.scoring.forward import score_task
 from llama_nas.core.precisions import FloatPrecision
 from llama_nas.core.settings import Compute
 from llama_nas.core.space import SearchSpace
+from llama_nas.models.elastic import load_elastic
+from llama_nas.scoring.forward import score_task
+from llama_nas.scoring.metrics import choice_scores, compute_metrics
 from llama_nas.tasks.format import CHOICE_METRICS, CompiledTask
 
 # docs/architecture.md: the search's scorer agrees with stock lm-eval in fp32 within these.

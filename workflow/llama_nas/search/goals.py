@@ -19,10 +19,10 @@ import numpy as np
 from llama_nas.core.costs import UNITS, LayerCosts
 from llama_nas.core.errors import UserError
 from llama_nas.core.pareto import non_dominated
+from llama_nas.core.space import SearchSpace, check_max_size
 from llama_nas.search import encoding
 from llama_nas.search.settings import GoalSettings
 from llama_nas.search.tables import Task
-from llama_nas.core.space import SearchSpace, check_max_size
 
 
 @dataclass(frozen=True)

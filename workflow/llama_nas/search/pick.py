@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from llama_nas.core.artifacts import read_json, read_table, write_json
-from llama_nas.core.errors import UserError
-from llama_nas.search import tables
 from llama_nas.core.costs import UNITS
+from llama_nas.core.errors import UserError
 from llama_nas.core.precisions import BYTES_PER_WEIGHT, QUANTIZED
 from llama_nas.core.units import format_bytes, parse_size
+from llama_nas.search import tables
 
 
 def pick(

@@ -11,8 +11,8 @@ import pandas as pd
 
 from llama_nas.core.artifacts import read_json, read_table
 from llama_nas.core.errors import UserError
-from llama_nas.search.encoding import genotypes_of, parameters
 from llama_nas.core.space import SearchSpace
+from llama_nas.search.encoding import genotypes_of, parameters
 
 CANDIDATE_COLUMNS = ["candidate", "subnet_id", "origin", "predicted"]
 EVALUATION_COLUMNS = [

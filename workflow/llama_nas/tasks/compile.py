@@ -14,8 +14,8 @@ from llama_nas.core.artifacts import file_digest
 from llama_nas.core.errors import UserError
 from llama_nas.core.settings import TrieBounds
 from llama_nas.core.shape import ModelShape
-from llama_nas.tasks.format import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
+from llama_nas.tasks.format import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
 from llama_nas.tasks.trie import build_trie, offsets
 
 if TYPE_CHECKING:

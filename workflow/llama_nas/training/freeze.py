@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from llama_nas.models.elastic import active_part
 from llama_nas.core.shape import Subnet
+from llama_nas.models.elastic import active_part
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llama_nas.models.elastic import set_active
 from llama_nas.core.shape import Subnet
+from llama_nas.models.elastic import set_active
 from llama_nas.training.data import IGNORED
 
 

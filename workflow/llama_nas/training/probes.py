@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_nas.models.elastic import set_active
 from llama_nas.core.shape import Subnet
 from llama_nas.core.space import SearchSpace
+from llama_nas.models.elastic import set_active
 from llama_nas.training.config import TrainingConfig
 from llama_nas.training.data import TokenRows, micro_batches
 from llama_nas.training.loss import response_loss

@@ -18,8 +18,8 @@ import transformers
 from safetensors import SafetensorError
 
 from llama_nas.core.artifacts import atomic_folder, derived_seed
-from llama_nas.models.elastic import set_active
 from llama_nas.core.errors import UserError
+from llama_nas.models.elastic import set_active
 from llama_nas.models.folder import CHANNEL_ORDER_FILE, SIDE_FILES, copy_files
 from llama_nas.training import checkpoint
 from llama_nas.training.config import TrainingConfig

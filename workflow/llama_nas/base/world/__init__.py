@@ -10,12 +10,12 @@ import logging
 import random
 from pathlib import Path
 
-from llama_nas.core.artifacts import atomic_folder, derived_seed, write_json, write_text
-from llama_nas.core.errors import UserError
-from llama_nas.base.world.questions import draw_benchmarks
 from llama_nas.base.world.facts import draw_world
 from llama_nas.base.world.hub import write_hub
+from llama_nas.base.world.questions import draw_benchmarks
 from llama_nas.base.world.texts import Narrator
+from llama_nas.core.artifacts import atomic_folder, derived_seed, write_json, write_text
+from llama_nas.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

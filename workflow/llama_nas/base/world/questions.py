@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llama_nas.core.errors import UserError
 from llama_nas.base.world.facts import LISTED, RULED, ListedAttribute, RuledAttribute, World
 from llama_nas.base.world.texts import Narrator
+from llama_nas.core.errors import UserError
 
 Row = dict[str, Any]
 Asked = tuple[str, RuledAttribute, int]  # inhabitant, attribute, which of its phrasings

@@ -25,14 +25,14 @@ from safetensors import safe_open
 from llama_nas import __version__
 from llama_nas.core.artifacts import atomic_path, read_json
 from llama_nas.core.errors import UserError
-from llama_nas.models.folder import network_of, weight_files
+from llama_nas.core.families import family
 from llama_nas.core.progress import track
-from llama_nas.core.space import ModelShape
+from llama_nas.core.shape import ModelShape, network_of
+from llama_nas.models.folder import weight_files
 
 log = logging.getLogger(__name__)
 
 FILE_TYPES = {"f16": (gguf.LlamaFileType.MOSTLY_F16, Type.F16), "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, Type.Q8_0)}
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -57,18 +57,23 @@ class Vocabulary:
     scores: list[float] | None  # of a SentencePiece token: the higher, the earlier it is merged
 
 
-def write_gguf(output: Path, *, model: Path, file_type: str) -> None:
-    """Write a plain or exported folder of floats as a GGUF file; one tensor is in memory at a time.
+def write_gguf(output: Path, *, model: Path, type: str) -> None:
+    """Write a plain or exported folder as one GGUF file for llama.cpp; one tensor is in memory at a time.
 
-    file_type: f16, or q8_0. Vectors (norms, biases) are F32 in both, and so is what q8_0 cannot hold, a matrix whose
-    rows are no multiple of 32 long, F16. Raises UserError for a model or tokenizer that llama.cpp cannot express.
+    Vectors (norms, biases) are F32 in both types. In q8_0 a matrix whose rows are no multiple of 32 long is F16. Raises UserError for a model or tokenizer that llama.cpp cannot express.
+
+    Args:
+        model: plain or exported folder of floats
+        type: f16, or q8_0
+        output: the .gguf file
     """
+    file_type = type
     if file_type not in FILE_TYPES:
         raise UserError(f"--type '{file_type}' is not known; known: {', '.join(FILE_TYPES)}")
     shape, config = ModelShape.from_folder(model), read_json(model / "config.json")
     _check(config, model)
-    widths = list(network_of(config).kept_widths)
-    arch = ARCHITECTURES[shape.model_type]
+    widths = list(network_of(config).widths)
+    arch = family(shape.model_type).gguf
     if arch == "llama" and len(set(widths)) > 1:
         arch = "deci"
     stored = widths if arch == "deci" else [max(widths)] * len(widths)

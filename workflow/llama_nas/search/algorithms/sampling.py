@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 
+from llama_nas.core.space import SearchSpace
 from llama_nas.search.encoding import canonical, cost_of, greatest_cost, least_cost, subnet_ids
 from llama_nas.search.goals import Goals
-from llama_nas.core.space import SearchSpace
 
 ENUMERABLE = 100_000  # a space up to this size is listed when chance alone would take long to find its last networks
 ATTEMPTS = 20  # draws in one size stratum, or below a size limit, before it is given up as used up
