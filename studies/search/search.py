@@ -1,13 +1,14 @@
 """How much front a search finds per evaluation, on tables of every network's real score.
 
-    python benchmarks/search.py --tables benchmarks/data/*.csv.gz [--seeds 20] [--jobs 2]
+    python studies/search/search.py --tables studies/search/data/*.csv.gz [--seeds 20] [--jobs 2]
 
-Runs each algorithm on each table with each seed, by the code of the workflow's stages. Nothing is evaluated: a score is
-looked up. Hypervolume is of (parameters, metric), between the smallest and the largest network and from the table's
-worst score on, as a share of the true front's, after every fifth evaluation in the order of candidates.csv. Prints
-`default` against `strict`, table by table: medians, the difference paired by seed, and the median number of evaluations
-until strict LINAS's own median at 250 is reached; then every algorithm's medians and 5-95 % range, the share of the
-true front that it finds, repeats and seconds. Writes benchmarks/search.csv.gz and docs/figures/search.svg.
+The script runs each algorithm on each table with each seed, by the code of the workflow's stages. It evaluates no
+network: it looks scores up. Hypervolume is of (parameters, metric), between the smallest and the largest network and
+from the table's worst score on. It is a share of the true front's, taken after every fifth evaluation in the order of
+candidates.csv. The script prints `default` against `strict`, table by table: medians, the difference paired by seed,
+and the median number of evaluations until strict LINAS's own median at 250 is reached. Then it prints every algorithm's
+medians and 5-95 % range, the share of the true front that it finds, repeats and seconds. It writes search.csv.gz and
+search.svg beside itself.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from matplotlib.figure import Figure
 from llama_nas.analysis.figures import NO_METADATA, STYLE
 from llama_nas.core.artifacts import derived_seed, read_json, read_table
 from llama_nas.core.pareto import hypervolume, non_dominated
-from llama_nas.core.space import ModelShape, SearchSpace
+from llama_nas.core.shape import Block, ModelShape
+from llama_nas.core.space import SearchSpace
 from llama_nas.search import encoding
-from llama_nas.search.algorithms import algorithm
-from llama_nas.search.algorithms.interface import Known, Predict, due
+from llama_nas.search.algorithms import make
+from llama_nas.search.algorithms.interface import Known, Predict, State, due
 from llama_nas.search.algorithms.predictors import Predictor, choose
-from llama_nas.search.goals import Declared
+from llama_nas.search.goals import resolve
+from llama_nas.search.settings import AlgorithmSettings, Evolution, GoalSettings
 from llama_nas.search.tables import Task
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
 EVALUATIONS = 250
 EVERY = 5  # evaluations between two points of a curve
 TABULATED = (50, 100, 125, 150, 200, 250)  # columns of the table
@@ -50,6 +53,7 @@ ALGORITHMS = {  # name, variant, inner generations, networks a round; strict wit
     "random": ("random", "default", 0, 50),
     "additive": ("additive", "default", 0, 50),
 }
+PAPER = {"crossover_probability": 0.9, "crossover_eta": 15.0, "mutation_probability": 0.02, "mutation_eta": 20.0}
 PANELS = 4  # of the figure, side by side
 REFERENCE, OURS = "linas, strict", "linas, default"
 
@@ -61,7 +65,6 @@ class Table:
     name: str
     task: Task
     space: SearchSpace
-    shape: ModelShape
     objectives: dict[str, tuple[float, float]]  # subnet id: parameters and metric, minimised
     worst: np.ndarray  # [2], the largest size and the worst score
     best: np.ndarray  # [2]
@@ -86,8 +89,8 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--known", type=Path, nargs="*", default=[], help="CSVs of earlier calls, not to be run again")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/search.csv.gz")
-    parser.add_argument("--figure", type=Path, default=REPOSITORY / "docs/figures/search.svg")
+    parser.add_argument("--output", type=Path, default=HERE / "search.csv.gz")
+    parser.add_argument("--figure", type=Path, default=HERE / "search.svg")
     args = parser.parse_args()
     if len({stem(path) for path in args.tables}) < len(args.tables):
         sys.exit("--tables: two files of the same name; results are told apart by it")
@@ -117,13 +120,18 @@ def read(path: Path) -> Table:
     """A table and, beside it, the JSON that says what it is of."""
     about = read_json(path.parent / f"{stem(path)}.json")
     task = Task(about["task"], about["metric"], about["higher_is_better"])
-    shape = ModelShape(**about["shape"])
-    space = SearchSpace.for_model(shape, about["depths"], about["widths"], about["depth_selection"])
+    space = declared_space(about["space"])
     rows = read_table(path, ["subnet_id", "parameters", task.metric])
     values = np.column_stack([rows["parameters"], task.minimised(rows[task.metric].to_numpy())]).astype(float)
     objectives = dict(zip(rows["subnet_id"], map(tuple, values.tolist()), strict=True))
     front = set(map(tuple, values[non_dominated(values)].tolist()))
-    return Table(stem(path), task, space, shape, objectives, values.max(axis=0), values.min(axis=0), front)
+    return Table(stem(path), task, space, objectives, values.max(axis=0), values.min(axis=0), front)
+
+
+def declared_space(stored: dict[str, Any]) -> SearchSpace:
+    """The space of a table, from the contents of space.json."""
+    blocks = tuple(Block(**block) for block in stored["blocks"])
+    return SearchSpace(ModelShape(**stored["shape"]), blocks, tuple(tuple(d["kept_layers"]) for d in stored["depths"]))
 
 
 def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
@@ -153,13 +161,13 @@ def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
 
 
 def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
-    """The genotypes of each round, int [n, g]: what sample, fit and propose do, without files."""
+    """The genotypes of each round, int [n, g]: what the stages sample and propose do, without files."""
     kind, variant, generations, population = ALGORITHMS[name]
-    chosen = algorithm(kind, variant, population, generations)
-    space, goals, task = table.space, Declared().on(table.space, table.shape, table.task), table.task.name
+    chosen = make(AlgorithmSettings(kind, variant, population), Evolution(generations, **PAPER))
+    space, goals, task = table.space, resolve(GoalSettings(), table.space, table.task), table.task.name
+    known = Known.nothing(space, goals)
     rng = np.random.default_rng(derived_seed(seed, "sample", task, 1))
-    batch = chosen.first(space, goals, population, rng).genotypes
-    known = Known(batch[:0], np.empty((0, 2)), np.empty(0, dtype=int))
+    batch = chosen.first(State(space, goals, known, population, rng)).genotypes
     rounds = EVALUATIONS // population
     for round_number in range(1, rounds + 1):
         yield batch
@@ -174,7 +182,8 @@ def search(table: Table, name: str, seed: int) -> Iterator[np.ndarray]:
         if chosen.uses_predictor:
             predict = fitted(table, variant, known, derived_seed(seed, "fit", task, round_number))
         rng = np.random.default_rng(derived_seed(seed, "propose", task, round_number))
-        batch = chosen.next(space, goals, known, due(population, round_number, known), predict, rng).genotypes
+        count = due(population, round_number, known)
+        batch = chosen.next(State(space, goals, known, count, rng, predict)).genotypes
 
 
 def fitted(table: Table, variant: str, known: Known, seed: int) -> Predict:

@@ -1,9 +1,9 @@
-"""Pack tables of `snakemake exhaustive` for benchmarks/data: what a search reads, compressed, with digests.
+"""Pack tables of `snakemake exhaustive` for this study's data/: what a search reads, compressed, with digests.
 
-    python benchmarks/tables.py --name embedded-1 <run>/results/exhaustive/*.csv
+    python studies/search/tables.py --name embedded-1 <run>/results/exhaustive/*.csv
 
-Writes benchmarks/data/{name}-{task}.csv.gz (network, parameters, metric) and {name}-{task}.json: what `tabulate` says
-of the table (space, digests of super-network and items) and the sha256 of the table it was packed from.
+The script writes data/{name}-{task}.csv.gz (network, parameters, metric) and data/{name}-{task}.json: what `tabulate`
+says of the table (space, digests of super-network and items) and the sha256 of the table that was packed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Tiny super-networks and the probe process, shared by the tests of export and quantization."""
+"""Tiny super-networks, their spaces, and the process that loads them as a user without this project would."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from llama_nas.core.space import Subnet
+from llama_nas.core.shape import ModelShape, Subnet
+from llama_nas.core.space import SearchSpace
 
 VOCABULARY = 64
 WIDTHS = [96, 48, 32]
@@ -65,16 +67,23 @@ def write_supernet(folder: Path, model_type: str = "llama", shard: str = "5GB", 
     return folder
 
 
+def write_space(folder: Path, widths: Sequence[int] = WIDTHS, depths: Sequence[int] | None = None) -> Path:
+    """Write the space.json of the super-network in a folder, beside the folder; depths: all layers where not given."""
+    shape = ModelShape.from_folder(folder)
+    path = folder.with_name(f"{folder.name}.space.json")
+    SearchSpace.declare(shape, depths or [shape.num_hidden_layers], widths).write(path)
+    return path
+
+
 def zero_padded(supernet: Path, subnet: Subnet) -> torch.nn.Module:
     """Oracle: a stock model of the kept layers at full width, its unused MLP channels zero (exact: silu(0) = 0)."""
     whole = AutoModelForCausalLM.from_pretrained(supernet)
-    for layer, width in zip(whole.model.layers, subnet.widths, strict=True):
-        if width is not None:
-            with torch.no_grad():
-                layer.mlp.gate_proj.weight[width:] = 0
-                layer.mlp.up_proj.weight[width:] = 0
-                layer.mlp.down_proj.weight[:, width:] = 0
     whole.model.layers = torch.nn.ModuleList(whole.model.layers[i] for i in subnet.kept)
+    for layer, width in zip(whole.model.layers, subnet.widths, strict=True):
+        with torch.no_grad():
+            layer.mlp.gate_proj.weight[width:] = 0
+            layer.mlp.up_proj.weight[width:] = 0
+            layer.mlp.down_proj.weight[:, width:] = 0
     for position, layer in enumerate(whole.model.layers):
         layer.self_attn.layer_idx = position
     whole.config.num_hidden_layers = subnet.layers
@@ -94,6 +103,7 @@ def offline(scratch: Path) -> dict[str, str]:
 
 
 def start_probe(scratch: Path, name: str, folders: list[Path]) -> subprocess.Popen:
+    """Let a fresh process load model folders (`load_probe.py`)."""
     command = [sys.executable, Path(__file__).with_name("load_probe.py"), scratch / f"{name}.npz", *folders]
     return subprocess.Popen(command, cwd=scratch, env=offline(scratch), stderr=subprocess.PIPE, text=True)
 
@@ -110,4 +120,5 @@ def finish_probe(process: subprocess.Popen, scratch: Path, name: str) -> list[di
 
 
 def probe(scratch: Path, folders: list[Path]) -> list[dict]:
+    """`start_probe` and `finish_probe` in one."""
     return finish_probe(start_probe(scratch, "probe", folders), scratch, "probe")

@@ -7,16 +7,17 @@ literals as they are meant, flattens dataclasses, and says what is wrong in one 
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import gc
 import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from llama_nas import __version__
 from llama_nas.core.code_digest import ROOT, code_digest, stage_file
@@ -60,21 +61,18 @@ def parse(arguments: list[str]) -> Call | None:
         position = arguments.index(CODE_OPTION)
         code = arguments[position + 1]
         del arguments[position : position + 2]
-    app = _app([arguments[0]] if arguments and arguments[0] in STAGES else list(STAGES))
+    app = App(name="llama-nas", help=ABOUT, version=f"llama-nas {__version__}", help_format="plaintext",
+              default_parameter=Parameter(consume_multiple=True, negative=(), show_env_var=False))  # fmt: skip
+    asked = arguments[0] if arguments else ""
+    for position, name in enumerate([asked] if asked in STAGES else STAGES):
+        app.command(declared(name) if name == asked else _titled(name), name=name, sort_key=position)
     command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    if (stage := getattr(command, "stage", None)) is None:
+    stage = getattr(command, "stage", None)
+    if stage is None:
         command(*bound.args, **bound.kwargs)  # help or version
         return None
     bound.apply_defaults()
     return Call(stage, dict(bound.arguments), code)
-
-
-def _app(stages: list[str]) -> App:
-    options = Parameter(consume_multiple=True, negative=(), show_env_var=False)
-    app = App(name="llama-nas", help=ABOUT, version=f"llama-nas {__version__}", default_parameter=options, help_format="plaintext")
-    for stage in stages:
-        app.command(declared(stage), name=stage, group=Group("Stages", sort_key=1))
-    return app
 
 
 def declared(stage: str) -> Callable[..., None]:
@@ -83,30 +81,41 @@ def declared(stage: str) -> Callable[..., None]:
     Read from the syntax tree: help and a wrong option are answered without torch or pandas. Only what the options'
     types need is imported. The fields of a settings dataclass are options like any other.
     """
-    tree = ast.parse(stage_file(stage).read_text(encoding="utf-8"))
-    name = STAGES[stage].partition(":")[2]
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    tree, function = _source(stage)
     arguments = function.args
     arguments.kwonlyargs = arguments.args + arguments.kwonlyargs
-    arguments.kw_defaults = [None] * len(arguments.args) + arguments.kw_defaults
+    arguments.kw_defaults = [*(None for _ in arguments.args), *arguments.kw_defaults]
     arguments.args, arguments.defaults = [], []
     function.body = [ast.Expr(ast.Constant(ast.get_docstring(function)))]
     needed = {node.id for node in ast.walk(arguments) if isinstance(node, ast.Name)}
     module = ast.Module([*_imports(tree, needed), function], type_ignores=[])
     names: dict[str, Any] = {"__name__": __name__}
     exec(compile(ast.fix_missing_locations(module), str(stage_file(stage)), "exec", dont_inherit=True), names)
-    stub = names[name]
+    stub = names[function.name]
+    stub.stage, defaults = stage, dict(stub.__kwdefaults__ or {})
     for option, kind in stub.__annotations__.items():
-        if is_dataclass(kind):
-            if option not in (stub.__kwdefaults__ or {}) and all(_has_default(field) for field in fields(kind)):
-                stub.__kwdefaults__ = {**(stub.__kwdefaults__ or {}), option: kind()}
+        if isinstance(kind, type) and is_dataclass(kind):
+            with contextlib.suppress(TypeError):  # some field has no default: neither has the whole
+                defaults.setdefault(option, kind())
             stub.__annotations__[option] = Annotated[kind, Parameter(name="*")]
-    stub.stage = stage
+    stub.__kwdefaults__ = defaults
     return stub
 
 
-def _has_default(field: Field) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
+def _titled(stage: str) -> Callable[[], None]:
+    """The stage with its title alone, for the list of all."""
+
+    def stub() -> None: ...
+
+    stub.__doc__ = (ast.get_docstring(_source(stage)[1]) or "").partition("\n\n")[0]
+    return stub
+
+
+def _source(stage: str) -> tuple[ast.Module, ast.FunctionDef]:
+    """The syntax trees of the stage's module and function."""
+    tree = ast.parse(stage_file(stage).read_text(encoding="utf-8"))
+    name = STAGES[stage].partition(":")[2]
+    return tree, next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
 
 
 def _imports(tree: ast.Module, names: set[str]) -> Iterator[ast.stmt]:

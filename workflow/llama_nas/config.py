@@ -14,7 +14,15 @@ from typing import Any
 
 from llama_nas.core.errors import UserError
 from llama_nas.core.shape import ModelShape
-from llama_nas.core.space import BLOCK_CODES, MEASURED_ORDER, SearchSpace, check_max_size, grouped, kept_layers, ungrouped
+from llama_nas.core.space import (
+    BLOCK_CODES,
+    MEASURED_ORDER,
+    SearchSpace,
+    check_max_size,
+    grouped,
+    kept_layers,
+    ungrouped,
+)
 from llama_nas.core.units import parse_size
 from llama_nas.tasks.definitions import is_known
 from llama_nas.training.config import check_batch, check_offload
@@ -158,7 +166,7 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _depth_selection(config: dict[str, Any]) -> str:
-    """As the stage `declare-space` takes it. An order that the run will measure is one of as many layers as any other."""
+    """As the stage `declare-space` takes it. An order that the run will measure drops as many layers as any other."""
     selection = config["space"]["depth_selection"]
     if isinstance(selection, list):
         return ",".join(map(str, selection))

@@ -1,20 +1,12 @@
 # Reads: fronts, benchmarks, agreement, throughput. Writes: results/summary/, results/figures/, results/cards/ and
 # results/summary.html.
 
+
+include: "helpers/analysis.smk"
+
+
 FIGURES = ["front", "quantized", "speed", "progress"]
 PATTERN_FIGURES = ["depths", "blocks"]  # patterns.smk
-
-
-def task_benchmarks(wildcards):
-    return [f"results/benchmarks/{wildcards.task}/{precision}/{name}.json" for name, precision in compared(wildcards)]
-
-
-def contender_folders(wildcards):
-    return [folder(name, "fp16") for name in contenders(wildcards.task)]
-
-
-def named_contenders(wildcards):
-    return [f"{name}={folder(name, 'fp16')}" for name in contenders(wildcards.task)]
 
 
 rule summarize:
@@ -65,12 +57,6 @@ rule summarize:
         " --output {output.table} 2> {log}"
 
 
-def carded_folders(wildcards):
-    """The checkpoints that get a model card: every exported network, as it is and quantized."""
-    precisions = ["fp16", *(precision for precision in BENCHMARK["precisions"] if precision in QUANTIZED)]
-    return [folder(name, precision) for precision in precisions for name in exported()]
-
-
 rule write_cards:
     """A model card with scores for every exported and quantized folder: the README.md to publish it with."""
     input:
@@ -105,7 +91,9 @@ rule write_report:
         figures=expand("results/figures/{task}_{figure}.svg", task=TASKS, figure=FIGURES + PATTERN_FIGURES),
         agreements=expand("results/agreement/{task}.json", task=TASKS),
         predictors=expand("results/search/{task}/round_{round}/predictor.json", task=TASKS, round=range(2, ROUNDS + 1)),
-        predictions=expand("results/search/{task}/round_{round}/predictions.json", task=TASKS, round=range(1, ROUNDS + 1)),
+        predictions=expand(
+            "results/search/{task}/round_{round}/predictions.json", task=TASKS, round=range(1, ROUNDS + 1)
+        ),
     output:
         report("results/summary.html", caption="../report/report.rst", category="Summary"),
     log:
@@ -120,7 +108,7 @@ rule write_report:
         seed=config["seed"],
         # No declared input: what a job cost is no part of what it made.
         timings="results/timings/jobs",
-        predictors=lambda wildcards, input: f"--predictors {' '.join(input.predictors)}" if input.predictors else "",
+        predictors=predictors_option,
     shell:
         "llama-nas write-report"
         " --code {params.code}"

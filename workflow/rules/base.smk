@@ -1,6 +1,8 @@
 # Reads: nothing, a local folder, or the Hub. Writes: results/world/, results/base/ (Hugging Face layout), resources/hub/.
 
-from llama_nas.config import dataset_revision
+
+include: "helpers/base.smk"
+
 
 WORLD = config["embedded"]
 WORLD_KEYS = ("inhabitants", "items")
@@ -82,10 +84,7 @@ else:
         params:
             code=code_digest("take-base"),
         shell:
-            "llama-nas take-base"
-            " --code {params.code}"
-            " --source {input.source:q}"
-            " --output {output} 2> {log}"
+            "llama-nas take-base --code {params.code} --source {input.source:q} --output {output} 2> {log}"
 
 
 if config["base"]["source"] == "hub" and "data_root" not in config:
@@ -112,14 +111,6 @@ if config["base"]["source"] == "hub" and "data_root" not in config:
             " --output {output:q} 2> {log}"
 
 
-def fetched_revision(wildcards):
-    """The revision a dataset is fetched at: the instructions' own key, a task's key, or the pinned one."""
-    source = config.get("instructions", {})
-    if source.get("hub_id") == wildcards.dataset:
-        return source["revision"]
-    return dataset_revision(wildcards.dataset, config["tasks"])
-
-
 rule fetch_dataset:
     """Fetch a dataset from the Hub at its pinned revision."""
     output:
@@ -129,7 +120,9 @@ rule fetch_dataset:
     benchmark:
         "results/timings/jobs/fetch_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset="|".join(map(re.escape, [*DATASETS, config.get("instructions", {}).get("hub_id", "no-hub-instructions")])),
+        dataset="|".join(
+            map(re.escape, [*DATASETS, config.get("instructions", {}).get("hub_id", "no-hub-instructions")])
+        ),
     localrule: True
     conda:
         "../../envs/search.yaml"

@@ -1,4 +1,4 @@
-# Reads and checks the config; has the helpers that several rule files share.
+# Reads and checks the config; has the helpers that several rule files share. Those of one rule file are in helpers/.
 
 import csv
 import errno

@@ -18,10 +18,7 @@ rule enumerate_space:
     params:
         code=code_digest("enumerate-space"),
     shell:
-        "llama-nas enumerate-space"
-        " --code {params.code}"
-        " --space {input.space}"
-        " --output {output} 2> {log}"
+        "llama-nas enumerate-space --code {params.code} --space {input.space} --output {output} 2> {log}"
 
 
 rule tabulate:

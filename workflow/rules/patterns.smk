@@ -2,6 +2,9 @@
 # networks made after it are good (paper, section 4.5): `snakemake patterns`. A run makes the tables and figures of the first.
 
 
+include: "helpers/patterns.smk"
+
+
 rule find_patterns:
     """Layer counts by accuracy percentile, and blocks by layer."""
     input:
@@ -42,11 +45,6 @@ rule find_patterns:
         " --layers-figure {output.layers_figure}"
         " --maps {output.maps}"
         " --maps-figure {output.maps_figure} 2> {log}"
-
-
-def named_networks(wildcards):
-    """Networks that the config wants evaluated with the heuristics."""
-    return options(config["tasks"][wildcards.task], "named")
 
 
 rule find_heuristics:

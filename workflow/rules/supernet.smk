@@ -1,23 +1,14 @@
 # Reads: results/base/, the instructions. Writes: results/rows/ (tokenised), results/layer_order.json and results/ordered/ (if
 # the space asks for the order of layers or channels), results/space.json, results/supernet/ (with training.csv).
 
+
+include: "helpers/supernet.smk"
+
+
 SPACE = config["space"]
 TRAINING = config["training"]
 SORTED = SPACE["width_selection"] == "importance"
 MEASURED = SPACE["depth_selection"] == "importance"
-
-
-def instructions(wildcards):
-    """What must exist before the fine-tuning: the world, or a file or folder with instructions."""
-    source = config.get("instructions")
-    if source is None:
-        return "results/world"
-    return source["path"] if "path" in source else f"{HUB}/{source['hub_id']}"
-
-
-def instructions_path(wildcards, input):
-    """The file or folder itself."""
-    return input.instructions if "instructions" in config else "results/world/instructions.json"
 
 
 rule tokenize:
@@ -87,14 +78,6 @@ if MEASURED:
             " --base {input.base}"
             " --rows {input.rows}"
             " --output {output} 2> {log}"
-
-
-def declared_space():
-    """The space's keys of the config as options."""
-    selection = SPACE["depth_selection"]
-    listed = ",".join(map(str, selection)) if isinstance(selection, list) else selection
-    order = "results/layer_order.json" if MEASURED else None
-    return options(SPACE | {"depth_selection": listed, "layer_order": order}, "depths", "widths", "depth_selection", "layer_order")
 
 
 rule declare_space:

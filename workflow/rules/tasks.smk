@@ -1,11 +1,7 @@
 # Reads: a benchmark's dataset and the base model's tokenizer. Writes: results/tasks/{task}/.
 
 
-def task_settings(wildcards):
-    """The task's block of the config as command-line options."""
-    settings = {"lm_eval_task": wildcards.task} | config["tasks"][wildcards.task]
-    keys = ("lm_eval_task", "metric", "num_fewshot", "limit", "subtasks", "chunk_tokens", "group_tokens")
-    return options(settings, *keys)
+include: "helpers/tasks.smk"
 
 
 rule compile_task:

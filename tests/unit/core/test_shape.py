@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
-from space_cases import LLAMA2_7B, NARROW, PAPER_SPACE, WIDE
 
-from llama_nas.core.space import GIB, ModelShape, Subnet, format_bytes
+from llama_nas.core.precisions import BYTES_PER_WEIGHT, PRECISIONS, QUANTIZED
+from llama_nas.core.shape import ModelShape, Subnet, network_of, with_widths
+from llama_nas.core.space import grouped
+from llama_nas.core.units import GIB, format_bytes
+from tests.support.spaces import LLAMA2_7B, NARROW, PAPER_SPACE, WIDE, network
 
 
-def network(layers: int, narrow: int, total: int = 32) -> Subnet:
+def of_paper(layers: int, narrow: int, total: int = 32) -> Subnet:
     """A network of the paper's space with this many layers, the last `narrow` of them narrow."""
-    return Subnet((WIDE,) * (layers - narrow) + (NARROW,) * narrow + (None,) * (total - layers))
+    return network((WIDE,) * (layers - narrow) + (NARROW,) * narrow + (None,) * (total - layers))
 
 
 # ------------------------------------------------------------------ against real models
@@ -66,7 +69,7 @@ def parameter_count(model) -> int:
 def test_parameters_are_those_of_the_real_model(name, tmp_path):
     config = config_of(name)
     model = real_model(config)
-    full = Subnet((48, 48, 48))
+    full = with_widths((48, 48, 48))
     assert ModelShape.from_config(config).parameters(full) == parameter_count(model)
     model.config.save_pretrained(tmp_path)  # and of the config.json that transformers writes
     assert ModelShape.from_folder(tmp_path).parameters(full) == parameter_count(model)
@@ -84,7 +87,7 @@ def test_a_sub_network_has_the_parameters_of_its_layers(name):
     model = real_model(config)
     outside_layers = parameter_count(model) - parameter_count(model.model.layers)
     expected = outside_layers + layer(24) + layer(7)
-    assert ModelShape.from_config(config).parameters(Subnet((24, None, 7))) == expected
+    assert ModelShape.from_config(config).parameters(network((24, None, 7))) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -97,7 +100,7 @@ def test_int8_bytes_count_decoder_linears_at_one_byte_and_a_scale_per_row(name):
     weights = sum(linear.weight.numel() for linear in linears)
     rows = sum(linear.out_features for linear in linears)
     expected = weights + 4 * rows + 2 * (parameter_count(model) - weights)
-    assert ModelShape.from_config(config).size_bytes(Subnet((48, 48, 48)), "int8") == expected
+    assert ModelShape.from_config(config).size_bytes(with_widths((48, 48, 48)), "int8") == expected
 
 
 def test_llama2_7b_is_the_default_config_of_transformers():
@@ -153,7 +156,7 @@ def paper_formula(layers: int, narrow: int) -> int:
     ],
 )
 def test_sizes_of_the_papers_networks(layers, narrow, parameters, gib):
-    subnet = network(layers, narrow)
+    subnet = of_paper(layers, narrow)
     assert LLAMA2_7B.parameters(subnet) == parameters == paper_formula(layers, narrow)
     assert LLAMA2_7B.size_bytes(subnet, "fp16") == 2 * parameters
     assert round(LLAMA2_7B.size_bytes(subnet, "fp16") / GIB, 3) == gib
@@ -176,9 +179,9 @@ def test_sizes_of_the_papers_networks(layers, narrow, parameters, gib):
 )
 def test_int8_sizes_of_the_papers_networks(layers, narrow, rest_fp32, rest_fp16, printed):
     """The paper's INT8 figures hold the rest in FP32; ours holds it in FP16, plus bitsandbytes' scales."""
-    subnet = network(layers, narrow)
+    subnet = of_paper(layers, narrow)
     rest = 2 * 32000 * 4096 + 4096 + layers * 2 * 4096  # embedding, head, norms
-    scales = sum(4 * (4 * 4096 + 2 * width + 4096) for width in subnet.kept_widths)
+    scales = sum(4 * (4 * 4096 + 2 * width + 4096) for width in subnet.widths)
     ours = LLAMA2_7B.size_bytes(subnet, "int8")
     assert round((ours - scales) / GIB, 3) == rest_fp16
     in_fp32 = (ours - scales + 2 * rest) / GIB
@@ -194,7 +197,7 @@ def test_int8_scales_of_the_full_network_take_5_megabytes():
 
 
 def test_the_papers_space_has_87_sizes_and_4_58_billion_networks():
-    sizes = [LLAMA2_7B.parameters(network(depth, n)) for depth in (24, 28, 32) for n in range(depth + 1)]
+    sizes = [LLAMA2_7B.parameters(of_paper(depth, n)) for depth in (24, 28, 32) for n in range(depth + 1)]
     assert len(sizes) == len(set(sizes)) == 87
     assert PAPER_SPACE.num_networks == 4_580_179_968
     assert int(np.prod(PAPER_SPACE.bounds.astype(object))) == 12_884_901_888
@@ -202,7 +205,7 @@ def test_the_papers_space_has_87_sizes_and_4_58_billion_networks():
 
 def test_near_ties_differ_by_a_hair_and_the_deeper_network_is_smaller():
     for n in range(9):
-        shallow, middle, deep = (LLAMA2_7B.parameters(network(24 + 4 * i, n + 12 * i)) for i in range(3))
+        shallow, middle, deep = (LLAMA2_7B.parameters(of_paper(24 + 4 * i, n + 12 * i)) for i in range(3))
         assert shallow - middle == middle - deep == 2_064_384
 
 
@@ -210,7 +213,7 @@ def test_widths_do_not_depend_on_where_they_are():
     rng = np.random.default_rng(0)
     for _ in range(20):
         subnet = PAPER_SPACE.subnet(PAPER_SPACE.random(rng))
-        narrow = subnet.kept_widths.count(NARROW)
+        narrow = subnet.widths.count(NARROW)
         assert LLAMA2_7B.parameters(subnet) == paper_formula(subnet.layers, narrow)
 
 
@@ -224,7 +227,8 @@ def test_widths_do_not_depend_on_where_they_are():
 )
 def test_named_architectures(depth, narrow_layers, parameters, gib):
     """Section 7 of the reference; layer numbers there start at 1."""
-    subnet_id = "".join("x" if i > depth else "1" if i in narrow_layers else "0" for i in range(1, 33))
+    codes = ["x" if i > depth else "1" if i in narrow_layers else "0" for i in range(1, 33)]
+    subnet_id = grouped("".join(codes))
     subnet = PAPER_SPACE.parse(subnet_id)
     assert LLAMA2_7B.parameters(subnet) == parameters
     assert round(LLAMA2_7B.size_bytes(subnet) / GIB, 2) == gib

@@ -3,26 +3,21 @@
 import json
 import math
 import shutil
-from dataclasses import fields
 from pathlib import Path
 
 import lm_eval
 import numpy as np
 import pytest
-from lm_eval.api import metrics as stock_metrics
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from scoring_cases import WIDTHS, compiled, tiny_llama
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import read_json, write_json
-from llama_nas.core.space import parse_id
+from llama_nas.core.errors import UserError
 from llama_nas.models.elastic import load_elastic, subnet_state_dict
-from llama_nas.scoring.forward import score
+from llama_nas.scoring.forward import score_task
 from llama_nas.scoring.metrics import compute_metrics
 from llama_nas.scoring.verify import compare
-from llama_nas.tasks.format import CompiledTask
-from llama_nas.tasks.trie import TokenTrie
 
 SUBJECTS = {  # lm-eval's tags, in the order of its group
     "mmlu_stem_tasks": ["mmlu_abstract_algebra", "mmlu_anatomy"],
@@ -41,16 +36,6 @@ def index_of(*folders):
 @pytest.fixture(scope="module")
 def stock_manager():
     return index_of("arc", "mmlu", "truthfulqa", "winogrande")
-
-
-@pytest.fixture(scope="module")
-def stories(hub):
-    return hub / "karpathy/stories260K"
-
-
-@pytest.fixture(scope="module")
-def tiny(stories, tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("tiny"), stories)
 
 
 def stock_run(model, tasks, manager, **settings):
@@ -83,10 +68,10 @@ def assert_same(task, ours, theirs):
     ],
 )
 def test_multiple_choice_agrees_with_stock_lm_eval(
-    name, metric, settings, hub, stories, stock_manager, tmp_path, monkeypatch
+    name, metric, settings, compiled, hub, stories, stock_manager, monkeypatch
 ):
-    task = compiled(tmp_path / "t", name, metric, stories, hub, **settings)
-    (ours,) = score(load_elastic(stories), task, [None]).log_likelihoods
+    task = compiled(name, metric, stories, **settings)
+    (ours,) = score_task(load_elastic(stories), task, [None]).log_likelihoods
     monkeypatch.chdir(hub)  # there, the stock tasks' dataset names are paths
     theirs, results = stock_run(stories, [name], stock_manager, **settings)
     assert_same(task, ours, theirs)
@@ -97,15 +82,15 @@ def test_multiple_choice_agrees_with_stock_lm_eval(
     assert record["agrees"] and record["flipped_items"] == []
 
 
-def test_mmlu_as_a_group_agrees_with_stock_lm_eval(hub, stories, tmp_path, monkeypatch):
+def test_mmlu_as_a_group_agrees_with_stock_lm_eval(compiled, hub, stories, monkeypatch):
     """Stock nested groups, with five of the 57 subjects left in lm-eval's own tags."""
     manager = index_of("mmlu")
     subjects = []
     for tag, names in SUBJECTS.items():
         manager.task_index[tag].tags &= set(names)
         subjects += names
-    task = compiled(tmp_path / "t", "mmlu", "acc", stories, hub, limit=6, subtasks=[name[5:] for name in subjects])
-    (ours,) = score(load_elastic(stories), task, [None]).log_likelihoods
+    task = compiled("mmlu", "acc", stories, limit=6, subtasks=[name[5:] for name in subjects])
+    (ours,) = score_task(load_elastic(stories), task, [None]).log_likelihoods
     monkeypatch.chdir(hub)
     theirs, results = stock_run(stories, ["mmlu"], manager, limit=6)
     assert_same(task, ours, theirs)
@@ -116,16 +101,16 @@ def test_mmlu_as_a_group_agrees_with_stock_lm_eval(hub, stories, tmp_path, monke
 
 
 @pytest.mark.parametrize("chunk_tokens", [100, 2000])
-def test_rolling_texts_agree_with_stock_lm_eval(chunk_tokens, hub, stories, stock_manager, tmp_path):
+def test_rolling_texts_agree_with_stock_lm_eval(chunk_tokens, compiled, hub, stories, stock_manager, tmp_path):
     """With 128 positions, every story takes several windows."""
     model = tmp_path / "stories-128"
     shutil.copytree(stories, model, copy_function=shutil.copyfile)
     model.chmod(0o755)
     config = read_json(model / "config.json")
     write_json(model / "config.json", config | {"max_position_embeddings": 128})
-    task = compiled(tmp_path / "t", "tinystories", "bits_per_byte", model, hub, limit=12, chunk_tokens=chunk_tokens)
+    task = compiled("tinystories", "bits_per_byte", model, limit=12, chunk_tokens=chunk_tokens)
     assert task.scored_tokens().min() > 128 and task.trie.positions.max() == 127
-    (ours,) = score(load_elastic(model), task, [None]).log_likelihoods
+    (ours,) = score_task(load_elastic(model), task, [None]).log_likelihoods
     yaml = tmp_path / "stock.yaml"
     yaml.write_text(
         f"task: stock\ndataset_path: {hub}/roneneldan/TinyStories\noutput_type: loglikelihood_rolling\n"
@@ -163,9 +148,9 @@ def odd_task(tmp_path):
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 16, 10_000])
-def test_odd_requests_agree_with_stock_lm_eval(chunk_tokens, odd_task, tiny, stock_manager, tmp_path):
-    task = compiled(tmp_path / "t", odd_task, "acc", tiny, None, chunk_tokens=chunk_tokens)
-    (ours,) = score(load_elastic(tiny), task, [None]).log_likelihoods
+def test_odd_requests_agree_with_stock_lm_eval(chunk_tokens, compiled, odd_task, tiny, stock_manager):
+    task = compiled(odd_task, "acc", tiny, chunk_tokens, data_root=None)
+    (ours,) = score_task(load_elastic(tiny), task, [None]).log_likelihoods
     theirs, results = stock_run(tiny, [odd_task], stock_manager)
     assert_same(task, ours, theirs)
     values = compute_metrics(task, ours)
@@ -175,12 +160,11 @@ def test_odd_requests_agree_with_stock_lm_eval(chunk_tokens, odd_task, tiny, sto
     assert ours[8] == ours[9], "identical requests have one log-likelihood"
 
 
-def sliced(folder, subnet_id, output):
+def sliced(folder, subnet, output):
     """The sub-network on its own, as a stock Llama: one width for all layers."""
     model = LlamaForCausalLM.from_pretrained(folder)
-    subnet = parse_id(subnet_id, 4, WIDTHS)
     config = LlamaConfig.from_dict(model.config.to_dict())
-    config.num_hidden_layers, config.intermediate_size = subnet.layers, subnet.kept_widths[0]
+    config.num_hidden_layers, config.intermediate_size = subnet.layers, subnet.widths[0]
     cut = LlamaForCausalLM(config)
     cut.load_state_dict(subnet_state_dict(model.state_dict(), subnet))
     cut.save_pretrained(output)
@@ -188,11 +172,14 @@ def sliced(folder, subnet_id, output):
     return output
 
 
-def test_sub_networks_agree_with_stock_lm_eval_on_sliced_models(hub, tiny, stock_manager, tmp_path, monkeypatch):
+def test_sub_networks_agree_with_stock_lm_eval_on_sliced_models(
+    compiled, hub, tiny, space, stock_manager, tmp_path, monkeypatch
+):
     ids = ["000x", "1111", "11xx", "x0x0"]
-    task = compiled(tmp_path / "t", "arc_easy", "acc", tiny, hub, limit=15)
-    ours = score(load_elastic(tiny), task, [parse_id(subnet_id, 4, WIDTHS) for subnet_id in ids]).log_likelihoods
-    folders = [sliced(tiny, subnet_id, tmp_path / subnet_id) for subnet_id in ids]
+    subnets = [space.parse(subnet_id) for subnet_id in ids]
+    task = compiled("arc_easy", "acc", tiny, limit=15)
+    ours = score_task(load_elastic(tiny), task, subnets).log_likelihoods
+    folders = [sliced(tiny, subnet, tmp_path / subnet_id) for subnet, subnet_id in zip(subnets, ids, strict=True)]
     monkeypatch.chdir(hub)
     for result, folder in zip(ours, folders, strict=True):
         theirs, _ = stock_run(folder, ["arc_easy"], stock_manager, limit=15)
@@ -200,44 +187,35 @@ def test_sub_networks_agree_with_stock_lm_eval_on_sliced_models(hub, tiny, stock
     assert len({round(result.sum(), 3) for result in ours}) == len(ids)
 
 
-def synthetic(sizes, weight_by_size, correct_share=0.4):
-    """Two choices an item; subtasks of unequal sizes."""
-    rng = np.random.default_rng(0)
-    items = sum(sizes)
-    empty = np.zeros(0, dtype=np.int32)
-    right = rng.integers(0, 2, items)
-    task = CompiledTask(
-        info={
-            "task": "t",
-            "metric": "acc",
-            "metrics": ["acc"],
-            "weight_by_size": {"acc": weight_by_size},
-            "tasks": [{"name": str(i)} for i in range(len(sizes))],
-        },
-        trie=TokenTrie(*[empty] * len(fields(TokenTrie))),
-        item_starts=np.arange(0, 2 * items + 1, 2),
-        subtasks=np.repeat(np.arange(len(sizes)), sizes),
-        correct=np.stack([right == 0, right == 1], axis=1).astype(np.uint8).ravel(),
-        characters=np.ones(2 * items, dtype=np.int32),
-        utf8_bytes=np.ones(2 * items, dtype=np.int32),
-        weights=np.zeros((items, 1), dtype=np.int64),
-    )
-    return task, rng.normal(size=2 * items), right
+def test_result_does_not_depend_on_the_chunk_bound(compiled, tiny):
+    results, chunks = [], []
+    for chunk_tokens in (64, 333, 5000):
+        task = compiled("arc_easy", "acc", tiny, chunk_tokens, limit=30)
+        results.append(score_task(load_elastic(tiny), task, [None]).log_likelihoods[0])
+        chunks.append(task.trie.num_chunks)
+    assert chunks[0] > chunks[1] > chunks[2]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("weight_by_size", [True, False])
-def test_group_of_unequal_subtasks_is_weighted_as_in_lm_eval(weight_by_size):
-    sizes = [3, 7, 20]
-    task, log_likelihoods, right = synthetic(sizes, weight_by_size)
-    hits = (log_likelihoods.reshape(-1, 2).argmax(axis=1) == right).astype(float)
-    parts = np.split(hits, np.cumsum(sizes)[:-1])
-    values = [stock_metrics.mean(list(part)) for part in parts]
-    errors = [stock_metrics.mean_stderr(list(part)) for part in parts]
-    stderr = (
-        stock_metrics.pooled_sample_stderr(errors, sizes)
-        if weight_by_size
-        else stock_metrics.unweighted_mean_stderr(errors)
-    )
-    result = compute_metrics(task, log_likelihoods)
-    assert result["acc"] == pytest.approx(stock_metrics.aggregate_subtask_metrics(values, sizes, weight_by_size))
-    assert result["acc_stderr"] == pytest.approx(stderr)
+def test_half_precision_sums_stay_near_full_precision(compiled, tiny):
+    task = compiled("arc_easy", "acc", tiny, limit=10)
+    (full,) = score_task(load_elastic(tiny, "fp32"), task, [None]).log_likelihoods
+    (half,) = score_task(load_elastic(tiny, "bf16"), task, [None]).log_likelihoods
+    assert 0 < np.abs(full - half).max() < 0.05 * np.abs(full).max()
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("vocab_size", 300, "vocabulary 300"),
+        ("max_position_embeddings", 20, "20 positions"),
+        ("sliding_window", 32, "sliding window 32"),
+    ],
+)
+def test_model_that_does_not_fit_the_task_is_one_clear_line(key, value, message, compiled, tiny):
+    task = compiled("arc_easy", "acc", tiny, limit=6)
+    model = load_elastic(tiny)
+    setattr(model.config, key, value)
+    with pytest.raises(UserError, match=message):
+        score_task(model, task, [None])

@@ -198,8 +198,8 @@ def maps_drawing(by_block: pd.DataFrame, metric: Metric, title: str) -> str:
             text = f"{layers} layers: {networks} networks with {metric.name} {threshold}"
             axes.set_title(f"{text} or {'more' if metric.higher_is_better else 'less'}", fontsize=9)
             axes.set(ylim=(0, 1), ylabel="share")
-        layers = sorted(top["layer"].unique())
-        panels[-1].set(xlabel="layer", xticks=layers[:: 1 + len(layers) // TICKS])
+        shown = sorted(top["layer"].unique())
+        panels[-1].set(xlabel="layer", xticks=shown[:: 1 + len(shown) // TICKS])
         figure.suptitle(title, fontsize=9)
         handles, labels = panels[-1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=6, title="block")

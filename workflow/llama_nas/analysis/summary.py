@@ -32,7 +32,18 @@ MEASURED = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3",
 SPEED_COLUMNS = [prefix + column for prefix in PHASES.values() for column in MEASURED]
 SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "new_tokens", "repeats"]
 SUMMARY_COLUMNS = (
-    *("task", "model", "role", "label", "precision", "recommended", "layers", "parameters", "size_bytes", "bytes_on_disk"),
+    *(
+        "task",
+        "model",
+        "role",
+        "label",
+        "precision",
+        "recommended",
+        "layers",
+        "parameters",
+        "size_bytes",
+        "bytes_on_disk",
+    ),
     *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
     *("finetuning_difference", "search_difference", "precision_difference", *SPEED_COLUMNS, "throughput_setting"),
     *HELD_OUT,

@@ -45,7 +45,9 @@ class LayerCosts:
         if shape != asdict(space.shape):
             raise UserError(f"{path}: was measured on a model of another shape; run `llama-nas measure-costs` again")
         if blocks != [asdict(block) for block in space.blocks]:
-            raise UserError(f"{path}: was measured on other blocks than the space's; run `llama-nas measure-costs` again")
+            raise UserError(
+                f"{path}: was measured on other blocks than the space's; run `llama-nas measure-costs` again"
+            )
         if min(costs.of_block) <= 0:
             raise UserError(
                 f"{path}: a layer that takes {min(costs.of_block):.1e} {UNITS[name]} is noise; delete the file and "

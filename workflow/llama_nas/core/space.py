@@ -89,9 +89,7 @@ class SearchSpace:
                 f"config.yaml: space.widths must start with the model's full MLP width {width}, not {widths[0]}"
             )
         if min(widths) < 1 or max(widths) > width:
-            raise UserError(
-                f"config.yaml: space.widths {list(widths)} must lie in 1..{width}, the model's MLP width"
-            )
+            raise UserError(f"config.yaml: space.widths {list(widths)} must lie in 1..{width}, the model's MLP width")
         kept = tuple(kept_layers(depth_selection, depth, layers) for depth in depths)
         return cls(shape, tuple(Block(mlp_width=width) for width in widths), kept)
 
@@ -190,7 +188,7 @@ class SearchSpace:
         if any(code != DROPPED and code not in codes for code in letters) or len(letters) != self.num_layers:
             raise UserError(
                 f"subnet id '{subnet_id}' is not valid here: expected {self.num_layers} characters in groups of "
-                f"{ID_GROUP}, as {self.id(self.full)}, each '{DROPPED}' (dropped) or one of '{codes}' (index of a block)"
+                f"{ID_GROUP}, as {self.id(self.full)}, each '{DROPPED}' (dropped) or one of '{codes}' (a block's index)"
             )
         if subnet_id != grouped(letters):
             raise UserError(f"subnet id '{subnet_id}' must be written {grouped(letters)}, in groups of {ID_GROUP}")

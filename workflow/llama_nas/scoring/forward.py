@@ -42,7 +42,9 @@ class Scores:
     unshared_layer_passes: int  # the same if every network were computed on its own
 
 
-def score_task(model: Any, task: CompiledTask, subnets: Sequence[Subnet | None], state_bytes: int | None = None) -> Scores:
+def score_task(
+    model: Any, task: CompiledTask, subnets: Sequence[Subnet | None], state_bytes: int | None = None
+) -> Scores:
     """Score every request of a compiled task for every sub-network (None: the full one); see `score_trie`."""
     full = full_network(model)
     networks = [full if subnet is None else subnet for subnet in subnets]

@@ -36,7 +36,13 @@ class TrieLM(HFLM):
 
     batch_size_per_gpu: int
 
-    def __init__(self, pretrained: Any, chunk_tokens: int = TrieBounds.chunk_tokens, group_tokens: int = TrieBounds.group_tokens, **options: Any) -> None:
+    def __init__(
+        self,
+        pretrained: Any,
+        chunk_tokens: int = TrieBounds.chunk_tokens,
+        group_tokens: int = TrieBounds.group_tokens,
+        **options: Any,
+    ) -> None:
         """options: as HFLM's; its batch size has no effect on log-likelihoods here.
 
         Raises UserError for a model that is not of the Llama family.

@@ -26,9 +26,7 @@ from llama_nas.search.settings import GoalSettings
 log = logging.getLogger(__name__)
 
 
-def choose_finalists(
-    output: Path, *, space: Path, task: Path, evaluations: Path, goals: GoalSettings
-) -> None:
+def choose_finalists(output: Path, *, space: Path, task: Path, evaluations: Path, goals: GoalSettings) -> None:
     """After a search on some of the items: list the front and the full network, to be evaluated on all items.
 
     Args:

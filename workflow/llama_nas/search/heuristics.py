@@ -20,9 +20,7 @@ GOOD = 75  # the percentile of a layer count's networks from which on they are g
 FEWEST = 5  # good networks that a heuristic is read off
 
 
-def find_heuristics(
-    output: Path, *, space: Path, task: Path, evaluations: Path, named: Sequence[str] = ()
-) -> None:
+def find_heuristics(output: Path, *, space: Path, task: Path, evaluations: Path, named: Sequence[str] = ()) -> None:
     """Read networks off what a search's good ones have in common, to be evaluated as candidates (paper, 4.5).
 
     Lists the full network, the heuristic of each layer count with at least FEWEST good networks, and the named ids.

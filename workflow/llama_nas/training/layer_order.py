@@ -19,9 +19,7 @@ from llama_nas.training.data import load_rows
 log = logging.getLogger(__name__)
 
 
-def order_layers(
-    output: Path, *, base: Path, rows: Path, smallest_depth: int, seed: int, compute: Compute
-) -> None:
+def order_layers(output: Path, *, base: Path, rows: Path, smallest_depth: int, seed: int, compute: Compute) -> None:
     """Find the order in which layers are best dropped: each time the one without which the loss is lowest.
 
     Deeper networks keep what shallower ones keep.

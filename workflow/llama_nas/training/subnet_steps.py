@@ -38,7 +38,8 @@ def subnet_at(
 def _stratified(space: SearchSpace, rng: np.random.Generator) -> Genotype:
     """A uniform depth; then probabilities of the blocks, uniform on their simplex; then each layer's block by them.
 
-    With two blocks the number of layers with the second is then uniform in 0..depth (a beta-binomial with both parameters 1).
+    With two blocks the number of layers with the second is then uniform in 0..depth: a beta-binomial with both
+    parameters 1.
     """
     depth = int(rng.integers(len(space.depths)))
     probabilities = rng.dirichlet(np.ones(len(space.blocks)))

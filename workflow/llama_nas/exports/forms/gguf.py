@@ -60,7 +60,8 @@ class Vocabulary:
 def write_gguf(output: Path, *, model: Path, type: str) -> None:
     """Write a plain or exported folder as one GGUF file for llama.cpp; one tensor is in memory at a time.
 
-    Vectors (norms, biases) are F32 in both types. In q8_0 a matrix whose rows are no multiple of 32 long is F16. Raises UserError for a model or tokenizer that llama.cpp cannot express.
+    Vectors (norms, biases) are F32 in both types. In q8_0 a matrix whose rows are no multiple of 32 long is F16.
+    Raises UserError for a model or tokenizer that llama.cpp cannot express.
 
     Args:
         model: plain or exported folder of floats
