@@ -1,6 +1,6 @@
 """The paper's model and search space, and networks written as the MLP widths of their layers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llama_nas.core.shape import Block, ModelShape, Subnet
 from llama_nas.core.space import SearchSpace
@@ -24,7 +24,7 @@ def network(widths: Iterable[int | None]) -> Subnet:
     return Subnet(tuple(None if width is None else Block(mlp_width=width) for width in widths))
 
 
-def shape_of(layers: int, width: int = WIDE) -> ModelShape:
+def shape_of(layers: int, width: int) -> ModelShape:
     """A small Llama with this many layers and this MLP width."""
     return ModelShape(
         model_type="llama",
@@ -36,3 +36,8 @@ def shape_of(layers: int, width: int = WIDE) -> ModelShape:
         head_dim=8,
         vocab_size=100,
     )
+
+
+def small_space(depths: Sequence[int], widths: Sequence[int], layers: int | None = None) -> SearchSpace:
+    """A space of a small Llama; layers: the deepest network's where not given."""
+    return SearchSpace.declare(shape_of(layers or max(depths), widths[0]), depths, widths)

@@ -2,28 +2,43 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, goals, kept_one_hot
+from tests.support.search import FULL, SHAPE, SPACE, THREE_WIDTHS, algorithm, goals, kept_one_hot, small_space
 
+from llama_nas.core.errors import UserError
 from llama_nas.core.pareto import non_dominated
-from llama_nas.core.space import SearchSpace
-from llama_nas.search import additive, encoding, nsga, sampling
-from llama_nas.search.algorithms import Nsga2, algorithm
-from llama_nas.search.algorithms.interface import Known, due
-from llama_nas.search.algorithms.linas import Linas
+from llama_nas.core.space import SearchSpace, ungrouped
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import ALGORITHMS, additive, nsga2, sampling
+from llama_nas.search.algorithms.interface import Known, Predict, Proposal, State, due
 
 
 def known_of(genotypes: np.ndarray, space: SearchSpace = SPACE, rounds: int = 1) -> Known:
     """Evaluations of a metric that is a sum over genes, in so many rounds of equal size."""
     metric = kept_one_hot(space, genotypes)[:, ::2].sum(axis=1)
-    objectives = np.column_stack([encoding.parameters(space, SHAPE, genotypes), metric])
+    objectives = np.column_stack([encoding.parameters(space, genotypes), metric])
     return Known(genotypes, objectives, np.repeat(np.arange(1, rounds + 1), len(genotypes) // rounds))
 
 
-def proposal(known_ids: list[str], variant: str = "default", space: SearchSpace = SPACE, population: int = 20):
-    known = known_of(encoding.genotypes_of(space, known_ids), space)
-    predict = lambda genotypes: kept_one_hot(space, genotypes)[:, ::2].sum(axis=1)  # noqa: E731
-    linas = Linas(variant, population, 15, OPERATORS)
-    return linas.next(space, goals(space), known, population, predict, np.random.default_rng(4))
+def at_start(count: int, seed: int = 1, space: SearchSpace = SPACE) -> State:
+    """A search that knows nothing."""
+    nothing = Known.nothing(space, goals(space))
+    return State(space, goals(space), nothing, count, np.random.default_rng(seed))
+
+
+def after(known: Known, count: int, seed: int, predict: Predict | None = None, space: SearchSpace = SPACE) -> State:
+    """A search that knows some networks."""
+    return State(space, goals(space), known, count, np.random.default_rng(seed), predict)
+
+
+def genes_summed(genotypes: np.ndarray) -> np.ndarray:
+    """A metric to predict."""
+    return genotypes.sum(axis=1).astype(float)
+
+
+def proposal(known_ids: list[str], variant: str = "default") -> Proposal:
+    known = known_of(encoding.genotypes_of(SPACE, known_ids))
+    predict = lambda genotypes: kept_one_hot(SPACE, genotypes)[:, ::2].sum(axis=1)  # noqa: E731
+    return algorithm("linas", generations=15, variant=variant).next(after(known, 20, 4, predict))
 
 
 def test_default_proposes_only_new_networks():
@@ -55,34 +70,30 @@ def test_strict_proposes_its_last_population_as_it_is():
 
 
 @pytest.mark.parametrize("left", [0, 1, 5])
-@pytest.mark.parametrize("name", ["linas", "nsga2", "random", "additive"])
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_used_up_space_gives_what_is_left(name, left):
-    space = SearchSpace(4, (2, 3, 4), (256, 128))
+    space = small_space(4, [2, 3, 4], [256, 128])
     changes = additive.one_gene_changes(space)
     others = sampling.unseen(space, 100, encoding.subnet_ids(space, changes), np.random.default_rng(0), goals(space))
     everything = np.concatenate([changes, others])
     assert len(everything) == space.num_networks
     known = known_of(everything[: len(everything) - left], space)
-    predict = lambda genotypes: genotypes.sum(axis=1).astype(float)  # noqa: E731
-    chosen = algorithm(name, "default", 20, 5)
-    proposed = chosen.next(
-        space, goals(space), known, 20, predict if chosen.uses_predictor else None, np.random.default_rng(0)
-    )
+    chosen = algorithm(name)
+    proposed = chosen.next(after(known, 20, 0, genes_summed if chosen.uses_predictor else None, space))
     assert sorted(encoding.subnet_ids(space, proposed.genotypes)) == sorted(
         encoding.subnet_ids(space, everything[len(everything) - left :])
     )
     assert len(proposed.origins) == left
 
 
-@pytest.mark.parametrize("name", ["linas", "nsga2", "random", "additive"])
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_no_algorithm_but_strict_linas_evaluates_a_network_twice(name):
-    chosen = algorithm(name, "default", 20, 5)
-    first = chosen.first(SPACE, goals(), 20, np.random.default_rng(1)).genotypes
+    chosen = algorithm(name)
+    first = chosen.first(at_start(20)).genotypes
     known = known_of(first)
     for round_number in (1, 2):
-        predict = (lambda genotypes: genotypes.sum(axis=1).astype(float)) if chosen.uses_predictor else None
-        rng = np.random.default_rng(round_number)
-        more = chosen.next(SPACE, goals(), known, due(20, round_number, known), predict, rng).genotypes
+        predict = genes_summed if chosen.uses_predictor else None
+        more = chosen.next(after(known, due(20, round_number, known), round_number, predict)).genotypes
         grown = known_of(np.concatenate([known.genotypes, more]))
         rounds = np.concatenate([known.rounds, np.full(len(more), round_number + 1)])
         known = Known(grown.genotypes, grown.objectives, rounds)
@@ -90,18 +101,24 @@ def test_no_algorithm_but_strict_linas_evaluates_a_network_twice(name):
     assert len(set(ids)) == len(ids) == 60
 
 
+def test_an_unknown_algorithm_is_refused_with_the_known_ones():
+    with pytest.raises(
+        UserError, match=r"search\.algorithm 'magic' is not known; known: linas, nsga2, random, additive"
+    ):
+        algorithm("magic")
+
+
 # ------------------------------------------------------------------ NSGA-II on real evaluations
 
 
 def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
     """Read back from the evaluations alone, the population is that of a run that never stopped."""
-    search = Nsga2(20, OPERATORS)
-    known = known_of(search.first(SPACE, goals(), 20, np.random.default_rng(1)).genotypes)
+    search = algorithm("nsga2")
+    known = known_of(search.first(at_start(20)).genotypes)
     ties = np.random.default_rng(0)
-    population = nsga.survive(known.genotypes, known.objectives, np.zeros(20), 20, ties)
+    population = nsga2.survive(known.genotypes, known.objectives, np.zeros(20), 20, ties)
     for round_number in (2, 3, 4):
-        rng = np.random.default_rng(round_number)
-        children = search.next(SPACE, goals(), known, 20, None, rng).genotypes
+        children = search.next(after(known, 20, round_number)).genotypes
         new = known_of(children)
         known = Known(
             np.concatenate([known.genotypes, children]),
@@ -110,7 +127,7 @@ def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
         )
         merged = np.concatenate([population.genotypes, children])
         values = np.concatenate([population.objectives, new.objectives])
-        population = nsga.survive(merged, values, np.zeros(40), 20, ties)
+        population = nsga2.survive(merged, values, np.zeros(40), 20, ties)
         assert np.array_equal(search._survivors(SPACE, goals(), known).genotypes, population.genotypes)
 
 
@@ -120,24 +137,21 @@ def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
 @pytest.mark.parametrize("space", [SPACE, THREE_WIDTHS], ids=["two widths", "three widths"])
 def test_one_gene_changes_are_the_neighbours_of_the_full_network(space):
     ids = encoding.subnet_ids(space, additive.one_gene_changes(space))
-    assert ids[0] == "0" * 12 and len(set(ids)) == len(ids) == 1 + len(space.depths) - 1 + 12 * (len(space.widths) - 1)
-    for subnet_id in ids[1:]:
-        assert sum(code != "0" for code in subnet_id) == 1 or set(subnet_id.rstrip("x")) == {"0"}
+    assert ids[0] == FULL and len(set(ids)) == len(ids) == 1 + len(space.depths) - 1 + 12 * (len(space.blocks) - 1)
+    for letters in map(ungrouped, ids[1:]):
+        assert sum(code != "0" for code in letters) == 1 or set(letters.rstrip("x")) == {"0"}
 
 
 def test_best_sums_are_those_of_enumeration():
     """Of all networks: those that fewer than `keep` others of the same depth beat; the true front is among them."""
-    space = SearchSpace.for_model(SHAPE, [4, 6], [256, 64, 128])
+    space = SearchSpace.declare(SHAPE, [4, 6], [256, 64, 128])
     everything = sampling.every_network(space)
     costs = np.random.default_rng(3).normal(size=(13, 3))
-    values = np.column_stack(
-        [encoding.parameters(space, SHAPE, everything), additive.sum_of_costs(space, costs, everything)]
-    )
+    values = np.column_stack([encoding.parameters(space, everything), additive.sum_of_costs(space, costs, everything)])
     ids = np.array(encoding.subnet_ids(space, everything))
     for keep in (1, 3):
-        found = set(
-            encoding.subnet_ids(space, additive.best_sums(space, encoding.parameter_costs(space, SHAPE), costs, keep))
-        )
+        sums = additive.best_sums(space, encoding.parameter_costs(space), costs, keep)
+        found = set(encoding.subnet_ids(space, sums))
         for depth in (0, 1):
             own = everything[:, 0] == depth
             beaten = [((values[own] <= row).all(axis=1) & (values[own] < row).any(axis=1)).sum() for row in values[own]]
@@ -148,10 +162,10 @@ def test_best_sums_are_those_of_enumeration():
 def test_additive_search_of_a_sum_finds_its_true_front_in_the_second_round():
     everything = known_of(sampling.every_network(SPACE))
     true_front = everything.genotypes[non_dominated(everything.objectives)]
-    search = additive.Additive()
-    known = known_of(search.first(SPACE, goals(), 50, np.random.default_rng(0)).genotypes)
+    search = algorithm("additive", 50)
+    known = known_of(search.first(at_start(50)).genotypes)
     assert len(known.genotypes) == 15
-    proposed = search.next(SPACE, goals(), known, due(50, 1, known), None, np.random.default_rng(0))
+    proposed = search.next(after(known, due(50, 1, known), 0))
     assert len(proposed.genotypes) == 85
     measured = known_of(proposed.genotypes).objectives[:, 1]
     assert proposed.predicted == pytest.approx(measured)
@@ -161,11 +175,11 @@ def test_additive_search_of_a_sum_finds_its_true_front_in_the_second_round():
 
 
 def test_additive_search_takes_the_rounds_it_needs_for_its_changes():
-    search, population = additive.Additive(), 6
-    known = known_of(search.first(SPACE, goals(), population, np.random.default_rng(0)).genotypes)
+    search = algorithm("additive", 6)
+    known = known_of(search.first(at_start(6)).genotypes)
     origins = [len(known.genotypes)]
     for round_number in (1, 2, 3):
-        proposed = search.next(SPACE, goals(), known, due(population, round_number, known), None, None)
+        proposed = search.next(after(known, due(6, round_number, known), 0))
         origins.append((proposed.origins[0], len(proposed.origins)))
         known = known_of(np.concatenate([known.genotypes, proposed.genotypes]))
     assert origins == [6, ("change", 6), ("change", 3), ("sum", 9)]

@@ -1,46 +1,29 @@
 """Objectives and constraints, against enumeration and pymoo."""
 
 import dataclasses
-import json
 import logging
 
 import numpy as np
 import pytest
-from search_cases import (
-    OPERATORS,
+from tests.support.search import (
     SHAPE,
     SPACE,
-    TASK,
     THREE_WIDTHS,
     Run,
     SyntheticTask,
+    algorithm,
+    evolution,
     goals,
     kept_one_hot,
-    stock_nsga2,
 )
 
 from llama_nas.core.artifacts import read_json, read_table, write_json
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import PRECISIONS, ModelShape, SearchSpace
-from llama_nas.search import additive, encoding, nsga, sampling
-from llama_nas.search.algorithms import algorithm
-from llama_nas.search.algorithms.interface import Known
-from llama_nas.search.goals import Declared
-from llama_nas.search.tables import Task
-
-
-@pytest.fixture
-def costs(tmp_path):
-    """A table of layer costs in which narrow layers are no faster in a prefill, and layers alone cost in a decode."""
-    table = {
-        "shape": dataclasses.asdict(SHAPE),
-        "phases": {
-            "prefill": {"overhead_seconds": 0.5, "layer_seconds": {"256": 0.125, "128": 0.125, "64": 0.25}},
-            "decode": {"overhead_seconds": 0.25, "layer_seconds": {"256": 0.03125, "128": 0.015625, "64": 0.0078125}},
-        },
-    }
-    (tmp_path / "layers.json").write_text(json.dumps(table))
-    return tmp_path / "layers.json"
+from llama_nas.core.space import SearchSpace
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import additive, nsga2, sampling
+from llama_nas.search.algorithms.interface import Known, State
+from llama_nas.search.settings import Evolution, GoalSettings
 
 
 def worse(genotypes: np.ndarray, space: SearchSpace = THREE_WIDTHS) -> np.ndarray:
@@ -53,41 +36,45 @@ def dominated(row: np.ndarray, rows: np.ndarray) -> bool:
     return bool(((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any())
 
 
-@pytest.mark.parametrize("space", [SPACE, THREE_WIDTHS], ids=["two widths", "three widths"])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_sizes_are_exact_in_every_precision(space, precision):
-    genotypes = sampling.uniform(space, 200, np.random.default_rng(0))
-    size = encoding.size_costs(space, SHAPE, precision)
-    expected = [SHAPE.size_bytes(space.subnet(row), precision) for row in genotypes]
-    assert size.of(space, genotypes).tolist() == expected
-    smallest = SHAPE.size_bytes(space.subnet((0, *[int(np.argmin(space.widths))] * 12)), precision)
-    assert size.smallest(space) == smallest
-
-
-def test_latency_is_the_sum_of_the_tables_layers(costs):
+@pytest.mark.parametrize(
+    ("phase", "without", "seconds"),
+    [
+        ("prefill", 0.5, {256: 0.125, 64: 0.25, 128: 0.125}),
+        ("decode", 0.25, {256: 0.03125, 64: 0.0078125, 128: 0.015625}),
+    ],
+)
+def test_latency_is_the_sum_of_the_tables_layers(latency_table, phase, without, seconds):
     genotypes = sampling.uniform(THREE_WIDTHS, 50, np.random.default_rng(0))
-    table = json.loads(costs.read_text())["phases"]
-    for phase in ("prefill", "decode"):
-        resolved = goals(THREE_WIDTHS, objectives=["latency", "metric"], phase=phase, costs=costs)
-        seconds = resolved.objectives(THREE_WIDTHS, genotypes, np.zeros(50))
-        assert seconds.shape == (50, 2)  # the metric comes last, wherever it is declared
-        for row, latency in zip(genotypes, seconds[:, 0], strict=True):
-            layers = [table[phase]["layer_seconds"][str(w)] for w in THREE_WIDTHS.subnet(row).kept_widths]
-            assert latency == table[phase]["overhead_seconds"] + sum(layers)  # exact: powers of two
+    measured = [f"latency={latency_table(THREE_WIDTHS, phase)}"]
+    resolved = goals(THREE_WIDTHS, objectives=["latency", "metric"], measured=measured)
+    objectives = resolved.objectives(THREE_WIDTHS, genotypes, np.zeros(50))
+    assert objectives.shape == (50, 2)  # the metric comes last, wherever it is declared
+    for row, latency in zip(genotypes, objectives[:, 0], strict=True):
+        layers = [seconds[width] for width in THREE_WIDTHS.subnet(row).widths]
+        assert latency == without + sum(layers)  # exact: powers of two
+
+
+def test_size_as_an_objective_is_that_of_the_precision():
+    genotypes = sampling.uniform(SPACE, 20, np.random.default_rng(0))
+    for precision in ("fp16", "nf4"):
+        resolved = goals(objectives=["metric", "size"], precision=precision)
+        sizes = resolved.objectives(SPACE, genotypes, np.zeros(20))[:, 0]
+        assert sizes.tolist() == [SHAPE.size_bytes(SPACE.subnet(row), precision) for row in genotypes]
 
 
 # ------------------------------------------------------------------ against enumeration and pymoo
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-def test_a_front_of_three_objectives_is_that_of_enumeration(costs, constrained):
-    space = SearchSpace.for_model(SHAPE, [3, 4, 5], [256, 64, 128])
+def test_a_front_of_three_objectives_is_that_of_enumeration(latency_table, constrained):
+    space = SearchSpace.declare(SHAPE, [3, 4, 5], [256, 64, 128])
     everything = sampling.every_network(space)
     metric = worse(everything, space)
     limits = (
         {"max_size": "360kB", "precision": "int8", "min_accuracy": float(np.median(-metric))} if constrained else {}
     )
-    resolved = goals(space, objectives=["metric", "parameters", "latency"], phase="prefill", costs=costs, **limits)
+    measured = [f"latency={latency_table(space)}"]
+    resolved = goals(space, objectives=["metric", "parameters", "latency"], measured=measured, **limits)
     rows = resolved.objectives(space, everything, metric)
     subnets = [space.subnet(row) for row in everything]
     assert rows[:, 0].tolist() == [SHAPE.parameters(subnet) for subnet in subnets]
@@ -111,18 +98,18 @@ def test_what_no_network_meets_leaves_those_nearest_to_it():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none allowed", "half", "all"])
-def test_constraints_and_three_objectives_are_pymoos_bit_by_bit(share):
-    space, operators = THREE_WIDTHS, nsga.Operators(0.8, 5.0, 0.5, 3.0)
+def test_constraints_and_three_objectives_are_pymoos_bit_by_bit(stock_nsga2, share):
+    space, settings = THREE_WIDTHS, Evolution(15, 0.8, 5.0, 0.5, 3.0)
     start = sampling.uniform(space, 30, np.random.default_rng(1))
     limit = {0.0: -100.0, 0.5: np.median(worse(start)), 1.0: 100.0}[share]
 
     def objectives(genotypes):
         layers = (genotypes[:, 1:] == 1).sum(axis=1)
-        return np.column_stack([encoding.parameters(space, SHAPE, genotypes), layers, worse(genotypes)])
+        return np.column_stack([encoding.parameters(space, genotypes), layers, worse(genotypes)])
 
-    stock = stock_nsga2(space, objectives, start, 15, operators, lambda genotypes: worse(genotypes) - limit)
+    stock = stock_nsga2(space, objectives, start, settings, lambda genotypes: worse(genotypes) - limit)
     violation = lambda genotypes, values: np.maximum(values[:, -1] - limit, 0)  # noqa: E731
-    ours = nsga.nsga2(space, objectives, start, 30, 15, operators, "strict", 7, violation)
+    ours = nsga2.nsga2(space, objectives, start, 30, settings, "strict", 7, violation)
     for generation in ours:
         stock.next()
         assert np.array_equal(generation.genotypes, stock.pop.get("X"))
@@ -132,18 +119,17 @@ def test_constraints_and_three_objectives_are_pymoos_bit_by_bit(share):
     assert within[-1] == min(1, share * 2) and within[0] == pytest.approx(share, abs=0.04)
 
 
-def test_the_inner_search_finds_a_constrained_front_of_three_objectives(costs):
+def test_the_inner_search_finds_a_constrained_front_of_three_objectives(latency_table):
     """With the true metric for a predictor; hypervolume of three objectives by pymoo."""
     from pymoo.indicators.hv import HV
 
-    space = SearchSpace.for_model(SHAPE, [3, 5], [256, 64, 128])
+    space = SearchSpace.declare(SHAPE, [3, 5], [256, 64, 128])
     everything = sampling.every_network(space)
     metric = worse(everything, space)
     resolved = goals(
         space,
         objectives=["metric", "parameters", "latency"],
-        phase="prefill",
-        costs=costs,
+        measured=[f"latency={latency_table(space)}"],
         max_size="370kB",
         precision="int8",
         min_accuracy=float(np.median(-metric)),
@@ -152,13 +138,12 @@ def test_the_inner_search_finds_a_constrained_front_of_three_objectives(costs):
     low, high = rows.min(axis=0), rows.max(axis=0)
     volume = HV(ref_point=np.full(3, 1.01))
     truth = volume((rows[resolved.front(space, everything, metric)] - low) / (high - low))
-    last = nsga.nsga2(
+    last = nsga2.nsga2(
         space,
         lambda genotypes: resolved.objectives(space, genotypes, worse(genotypes, space)),
         sampling.uniform(space, 40, np.random.default_rng(1)),
         40,
-        25,
-        OPERATORS,
+        evolution(25),
         "default",
         2,
         lambda genotypes, values: resolved.violation(space, genotypes, values[:, -1]),
@@ -177,16 +162,16 @@ LIMITS = {"max_size": "650kB", "precision": "int8"}
 @pytest.mark.parametrize("name", ["linas", "nsga2", "random"])
 def test_nothing_beyond_max_size_is_proposed(monkeypatch, name, enumerable):
     monkeypatch.setattr(sampling, "ENUMERABLE", enumerable)
-    resolved, chosen = goals(THREE_WIDTHS, **LIMITS), algorithm(name, "default", 20, 5)
-    genotypes = chosen.first(THREE_WIDTHS, resolved, 20, np.random.default_rng(1)).genotypes
+    resolved, chosen = goals(THREE_WIDTHS, **LIMITS), algorithm(name)
+    predict = worse if chosen.uses_predictor else None
+    nothing = Known.nothing(THREE_WIDTHS, resolved)
+    genotypes = chosen.first(State(THREE_WIDTHS, resolved, nothing, 20, np.random.default_rng(1))).genotypes
     assert len(genotypes) == 20
     for round_number in (2, 3):
         values = resolved.objectives(THREE_WIDTHS, genotypes, worse(genotypes))
         rounds = np.repeat(np.arange(1, round_number), 20)
         known = Known(genotypes, values, rounds)
-        more = chosen.next(
-            THREE_WIDTHS, resolved, known, 20, worse if chosen.uses_predictor else None, np.random.default_rng(2)
-        )
+        more = chosen.next(State(THREE_WIDTHS, resolved, known, 20, np.random.default_rng(2), predict))
         genotypes = np.concatenate([genotypes, more.genotypes])
     ids = encoding.subnet_ids(THREE_WIDTHS, genotypes)
     sizes = [SHAPE.size_bytes(THREE_WIDTHS.parse(subnet_id), "int8") for subnet_id in ids]
@@ -197,8 +182,8 @@ def test_a_first_round_is_spread_up_to_max_size():
     resolved = goals(THREE_WIDTHS, **LIMITS)
     genotypes, origins = sampling.spread(THREE_WIDTHS, resolved, 40, np.random.default_rng(0))
     assert origins.count("stratified") > 30
-    sizes = np.sort(resolved.size.of(THREE_WIDTHS, genotypes))
-    smallest = resolved.size.smallest(THREE_WIDTHS)
+    sizes = np.sort(encoding.cost_of(resolved.size, THREE_WIDTHS, genotypes))
+    smallest = encoding.least_cost(resolved.size, THREE_WIDTHS)
     assert sizes[-1] <= 650_000
     assert np.diff([smallest, *sizes, 650_000]).max() < 0.15 * (650_000 - smallest)
 
@@ -206,8 +191,8 @@ def test_a_first_round_is_spread_up_to_max_size():
 def test_a_limit_that_few_networks_meet_ends_the_search_early(monkeypatch):
     """Just above the smallest network, in a space that is not listed: no endless draws."""
     monkeypatch.setattr(sampling, "ENUMERABLE", 0)
-    size = encoding.size_costs(SPACE, SHAPE, "fp16")
-    resolved = goals(max_size=str(int(size.smallest(SPACE) + size.of_width[0] - size.of_width[1])))
+    size = encoding.size_costs(SPACE, "fp16")
+    resolved = goals(max_size=str(int(encoding.least_cost(size, SPACE) + size.of_block[0] - size.of_block[1])))
     found = sampling.unseen(SPACE, 50, [], np.random.default_rng(0), resolved)
     everything = sampling.every_network(SPACE)
     fitting = encoding.subnet_ids(SPACE, everything[resolved.fits(SPACE, everything)])
@@ -221,16 +206,16 @@ def test_evaluations_go_to_networks_predicted_within_min_accuracy():
     known = Known(genotypes, goals().objectives(SPACE, genotypes, metric(genotypes)), np.ones(60, dtype=int))
     within = {}
     for declared in ({}, {"min_accuracy": 9.0}):
-        linas = algorithm("linas", "default", 30, 25)
-        proposal = linas.next(SPACE, goals(**declared), known, 30, metric, np.random.default_rng(3))
+        linas = algorithm("linas", 30, generations=25)
+        proposal = linas.next(State(SPACE, goals(**declared), known, 30, np.random.default_rng(3), metric))
         within[bool(declared)] = (proposal.predicted <= -9).mean()
     assert within[True] == 1 and within[False] < 0.7
 
 
-def test_additive_solves_for_any_cost(costs):
+def test_additive_solves_for_any_cost(latency_table):
     """Sums of the metric against seconds instead of sizes, against enumeration."""
-    space = SearchSpace.for_model(SHAPE, [4, 6], [256, 64, 128])
-    resolved = goals(space, objectives=["metric", "latency"], phase="prefill", costs=costs)
+    space = SearchSpace.declare(SHAPE, [4, 6], [256, 64, 128])
+    resolved = goals(space, objectives=["metric", "latency"], measured=[f"latency={latency_table(space)}"])
     everything = sampling.every_network(space)
     worth = np.random.default_rng(3).normal(size=(13, 3))
     rows = resolved.objectives(space, everything, additive.sum_of_costs(space, worth, everything))
@@ -246,9 +231,10 @@ def test_additive_solves_for_any_cost(costs):
 # ------------------------------------------------------------------ a run
 
 
-def test_a_run_within_constraints(tmp_path, costs):
+def test_a_run_within_constraints(tmp_path, latency_table):
     """Nothing beyond max_size is evaluated, and the front is what brute force finds in all objectives."""
-    declared = Declared(["metric", "parameters", "latency"], "int8", "700kB", 0.55, "prefill", costs)
+    measured = [f"latency={latency_table(SPACE)}"]
+    declared = GoalSettings(["metric", "parameters", "latency"], "int8", "700kB", 0.55, measured)
     run = Run(tmp_path / "run", goals=declared, population=16)
     evaluations = run.all(3)
     front = run.front(3)
@@ -265,7 +251,7 @@ def test_a_run_within_constraints(tmp_path, costs):
 
 
 def test_a_constraint_that_the_search_has_not_met_is_said(tmp_path, caplog):
-    run = Run(tmp_path, goals=Declared(min_accuracy=0.99))
+    run = Run(tmp_path, goals=GoalSettings(min_accuracy=0.99))
     with caplog.at_level(logging.WARNING):
         evaluations = run.all(2)
     best = evaluations.loc[evaluations["acc"].idxmax(), "subnet_id"]
@@ -278,36 +264,43 @@ def test_a_constraint_that_the_search_has_not_met_is_said(tmp_path, caplog):
 
 def test_constraints_that_cannot_be_met_are_refused_at_the_start(tmp_path):
     with pytest.raises(UserError, match=r"search\.max_size 100kB: the smallest network of the space has .* in int8"):
-        Run(tmp_path / "a", goals=Declared(max_size="100kB", precision="int8")).sample()
+        Run(tmp_path / "a", goals=GoalSettings(max_size="100kB", precision="int8")).sample()
     with pytest.raises(
         UserError, match=r"tasks\.toy\.min_accuracy: the task is judged by acc, of which less is better"
     ):
-        Run(tmp_path / "b", SyntheticTask(higher_is_better=False), goals=Declared(min_accuracy=0.5)).sample()
+        Run(tmp_path / "b", SyntheticTask(higher_is_better=False), goals=GoalSettings(min_accuracy=0.5)).sample()
     with pytest.raises(UserError, match=r"search\.max_size '9XB': expected"):
-        Run(tmp_path / "c", goals=Declared(max_size="9XB")).sample()
+        Run(tmp_path / "c", goals=GoalSettings(max_size="9XB")).sample()
 
 
-def test_a_table_of_layer_costs_must_be_of_this_model_and_these_widths(costs):
-    def refused(message: str, shape: ModelShape = SHAPE, space: SearchSpace = SPACE, **declared) -> None:
+def test_a_table_of_layer_costs_must_be_of_this_cost_model_and_blocks(latency_table, tmp_path):
+    table = latency_table(SPACE)
+
+    def refused(message: str, *measured: str, space: SearchSpace = SPACE) -> None:
         with pytest.raises(UserError, match=message):
-            Declared(["metric", "latency"], **declared).on(space, shape, Task(*dataclasses.astuple(TASK)))
+            goals(space, objectives=["metric", "latency"], measured=measured)
 
-    refused("--costs: is missing")
-    refused("nowhere.json", costs=costs.with_name("nowhere.json"))
-    refused("another shape", dataclasses.replace(SHAPE, vocab_size=1000), costs=costs)
-    refused(r"widths \[256, 32\]", space=SearchSpace.for_model(SHAPE, [4], [256, 32]), costs=costs)
+    refused("--measured: latency=FILE is missing")
+    refused("--measured: latency=FILE is missing", f"parameters={table}")
+    refused("--measured 'latency': expected NAME=FILE", "latency")
+    refused(r"nowhere\.json: not found", f"latency={tmp_path / 'nowhere.json'}")
+    other = SearchSpace.declare(dataclasses.replace(SHAPE, vocab_size=1000), [9, 10, 12], [256, 128])
+    refused("on a model of another shape", f"latency={table}", space=other)
+    refused("on other blocks", f"latency={table}", space=SearchSpace.declare(SHAPE, [4], [256, 32]))
+    write_json(tmp_path / "energy.json", read_json(table) | {"cost": "energy"})
+    refused("is a table of energy, not of latency", f"latency={tmp_path / 'energy.json'}")
+    write_json(tmp_path / "other.json", {"cost": "latency"})
+    refused("not a table of layer costs", f"latency={tmp_path / 'other.json'}")
 
 
-def test_layers_that_take_no_time_are_refused(costs, tmp_path):
-    """What a busy machine measures of a small model."""
-    table = read_json(costs)
-    width = str(SPACE.widths[-1])
-    table["phases"]["decode"]["layer_seconds"][width] = -1e-5
-    write_json(tmp_path / "layers.json", table)
-    with pytest.raises(UserError, match=r"takes -1\.0e-05 s in decode is noise; .*costs\.repeats"):
-        Declared(["metric", "latency"], costs=tmp_path / "layers.json").on(
-            SPACE, SHAPE, Task(*dataclasses.astuple(TASK))
-        )
-    Declared(["metric", "latency"], phase="prefill", costs=tmp_path / "layers.json").on(
-        SPACE, SHAPE, Task(*dataclasses.astuple(TASK))
-    )
+def test_an_unknown_objective_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="--objectives energy: is not one of metric, parameters, size, latency"):
+        goals(objectives=["metric", "energy"])
+
+
+def test_layers_that_take_no_time_are_refused(latency_table, tmp_path):
+    """A busy machine measures such layers of a small model."""
+    table = read_json(latency_table(SPACE, "decode"))
+    write_json(tmp_path / "noise.json", table | {"of_block": [table["of_block"][0], -1e-5]})
+    with pytest.raises(UserError, match=r"takes -1\.0e-05 s is noise; .*costs\.repeats"):
+        goals(objectives=["metric", "latency"], measured=[f"latency={tmp_path / 'noise.json'}"])

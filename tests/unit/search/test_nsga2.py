@@ -2,31 +2,32 @@
 
 import numpy as np
 import pytest
-from search_cases import OPERATORS, SHAPE, SPACE, THREE_WIDTHS, kept_one_hot, stock_nsga2
+from tests.support.search import SPACE, THREE_WIDTHS, evolution, kept_one_hot, small_space
 
 from llama_nas.core.pareto import hypervolume
-from llama_nas.core.space import SearchSpace
-from llama_nas.search import encoding, nsga, sampling
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import nsga2, sampling
+from llama_nas.search.settings import Evolution
 
 
-def size_and(value) -> nsga.Objectives:
-    return lambda genotypes: np.column_stack([encoding.parameters(SPACE, SHAPE, genotypes), value(genotypes)])
+def size_and(value) -> nsga2.Objectives:
+    return lambda genotypes: np.column_stack([encoding.parameters(SPACE, genotypes), value(genotypes)])
 
 
 @pytest.mark.parametrize(
-    ("space", "operators"),
-    [(SPACE, OPERATORS), (THREE_WIDTHS, nsga.Operators(0.8, 5.0, 0.5, 3.0))],
+    ("space", "settings"),
+    [(SPACE, evolution(25)), (THREE_WIDTHS, Evolution(25, 0.8, 5.0, 0.5, 3.0))],
     ids=["paper", "operators that change more"],
 )
-def test_strict_is_pymoos_nsga2_bit_by_bit(space, operators):
+def test_strict_is_pymoos_nsga2_bit_by_bit(stock_nsga2, space, settings):
     weights = np.random.default_rng(5).normal(size=len(space.bounds))
 
     def objectives(genotypes):
-        return np.column_stack([encoding.parameters(space, SHAPE, genotypes), genotypes @ weights])
+        return np.column_stack([encoding.parameters(space, genotypes), genotypes @ weights])
 
     start = sampling.uniform(space, 30, np.random.default_rng(1))
-    stock = stock_nsga2(space, objectives, start, 25, operators)
-    ours = nsga.nsga2(space, objectives, start, 30, 25, operators, "strict", 7)
+    stock = stock_nsga2(space, objectives, start, settings)
+    ours = nsga2.nsga2(space, objectives, start, 30, settings, "strict", 7)
     assert len(ours) == 25
     for generation in ours:
         stock.next()
@@ -37,7 +38,7 @@ def test_strict_is_pymoos_nsga2_bit_by_bit(space, operators):
 
 def test_discrete_reset_changes_one_gene_in_n_to_any_other_value():
     genotypes = sampling.uniform(THREE_WIDTHS, 20_000, np.random.default_rng(1))
-    after = nsga.reset(THREE_WIDTHS, genotypes, np.random.default_rng(0))
+    after = nsga2.reset(THREE_WIDTHS, genotypes, np.random.default_rng(0))
     changed = after != genotypes
     genes = len(THREE_WIDTHS.bounds)
     assert changed.mean(axis=0) == pytest.approx(np.full(genes, 1 / genes), abs=5 * np.sqrt(1 / genes / 20_000))
@@ -49,8 +50,8 @@ def test_discrete_reset_changes_one_gene_in_n_to_any_other_value():
 
 
 def test_discrete_reset_leaves_genes_with_one_value():
-    space = SearchSpace(4, (4,), (8, 4))
-    after = nsga.reset(space, sampling.uniform(space, 100, np.random.default_rng(0)), np.random.default_rng(0))
+    space = small_space(4, [4], [8, 4])
+    after = nsga2.reset(space, sampling.uniform(space, 100, np.random.default_rng(0)), np.random.default_rng(0))
     assert (after[:, 0] == 0).all() and after[:, 1:].any()
 
 
@@ -60,7 +61,7 @@ def test_the_papers_mutation_does_not_reach_two_valued_genes():
 
     def mutated(eta: float) -> np.ndarray:
         rng = np.random.default_rng(0)
-        return nsga.polynomially_mutated(SPACE, genotypes, nsga.Operators(0.9, 15.0, 1.0, eta), rng)
+        return nsga2.polynomially_mutated(SPACE, genotypes, Evolution(1, 0.9, 15.0, 1.0, eta), rng)
 
     assert np.array_equal(mutated(20.0)[:, 1:], genotypes[:, 1:])
     assert not np.array_equal(mutated(1.0)[:, 1:], genotypes[:, 1:])  # the operator itself works
@@ -68,7 +69,7 @@ def test_the_papers_mutation_does_not_reach_two_valued_genes():
 
 def test_crossover_swaps_what_differs_and_keeps_what_agrees():
     pairs = sampling.uniform(SPACE, 4000, np.random.default_rng(1)).reshape(2000, 2, -1)
-    children = nsga.crossed(SPACE, pairs, nsga.Operators(1.0, 15.0, 0.0, 20.0), np.random.default_rng(0))
+    children = nsga2.crossed(SPACE, pairs, Evolution(1, 1.0, 15.0, 0.0, 20.0), np.random.default_rng(0))
     children = children.reshape(2, 2000, -1).swapaxes(0, 1)  # both children of a pair side by side
     assert np.issubdtype(children.dtype, np.integer)
     widths, of_parents = children[:, :, 1:], pairs[:, :, 1:]
@@ -77,18 +78,18 @@ def test_crossover_swaps_what_differs_and_keeps_what_agrees():
     assert np.array_equal(widths[:, 1][agree], of_parents[:, 1][agree])
     assert (widths.sum(axis=1) == of_parents.sum(axis=1)).all()  # children cut off to integers would lose ones
     swapped = (widths[:, 0] != of_parents[:, 0])[~agree].mean()
-    assert 0.15 < swapped < 0.3  # about 22 % (docs/search.md)
+    assert 0.15 < swapped < 0.3  # about 22 % (docs/design/search.md)
 
 
 def test_children_are_new_and_distinct_and_a_used_up_space_has_none():
     everything = sampling.every_network(SPACE)
     start = sampling.uniform(SPACE, 40, np.random.default_rng(2))
     values = size_and(lambda genotypes: -genotypes.sum(axis=1))(start)
-    parents = nsga.survive(start, values, np.zeros(40), 40, np.random.default_rng(0))
-    children = nsga.mate(SPACE, parents, 30, OPERATORS, "default", everything[:1000], np.random.default_rng(0))
+    parents = nsga2.survive(start, values, np.zeros(40), 40, np.random.default_rng(0))
+    children = nsga2.mate(SPACE, parents, 30, evolution(), "default", everything[:1000], np.random.default_rng(0))
     ids = encoding.subnet_ids(SPACE, children)
     assert len(set(ids)) == 30 and not set(ids) & set(encoding.subnet_ids(SPACE, everything[:1000]))
-    assert nsga.mate(SPACE, parents, 30, OPERATORS, "default", everything, np.random.default_rng(0)).shape == (0, 13)
+    assert nsga2.mate(SPACE, parents, 30, evolution(), "default", everything, np.random.default_rng(0)).shape == (0, 13)
 
 
 @pytest.mark.parametrize("variant", ["strict", "default"])
@@ -100,7 +101,7 @@ def test_nsga2_finds_the_true_front_of_a_sum_over_layers(variant):
     everything = objectives(sampling.every_network(SPACE))
     reference = everything.max(axis=0) + np.array([1, 0.01])
     start = sampling.uniform(SPACE, 50, np.random.default_rng(1))
-    history = nsga.nsga2(SPACE, objectives, start, 50, 60, OPERATORS, variant, seed=2)
+    history = nsga2.nsga2(SPACE, objectives, start, 50, evolution(60), variant, seed=2)
     reached = hypervolume(history[-1].objectives, reference) / hypervolume(everything, reference)
     begun = hypervolume(objectives(start), reference) / hypervolume(everything, reference)
     # Strict mutation never brings back an allele that the start has lost, so it is held only to progress.
@@ -111,7 +112,7 @@ def test_nsga2_finds_the_true_front_of_a_sum_over_layers(variant):
 def test_generations_hold_exact_objectives_and_ranks():
     objectives = size_and(lambda genotypes: -genotypes.sum(axis=1).astype(float))
     start = sampling.uniform(SPACE, 20, np.random.default_rng(1))
-    history = nsga.nsga2(SPACE, objectives, start, 20, 5, OPERATORS, "default", seed=2)
+    history = nsga2.nsga2(SPACE, objectives, start, 20, evolution(5), "default", seed=2)
     assert len(history) == 5
     for generation in history:
         assert np.array_equal(generation.objectives, objectives(generation.genotypes))
@@ -127,6 +128,6 @@ def test_generations_hold_exact_objectives_and_ranks():
 
 def test_order_of_rank_and_crowding():
     objectives = np.array([[0, 4], [1, 2], [1.1, 1.9], [4, 0], [3, 3], [5, 5]], dtype=float)
-    order = nsga.by_rank_and_crowding(objectives, np.zeros(len(objectives))).tolist()
+    order = nsga2.by_rank_and_crowding(objectives, np.zeros(len(objectives))).tolist()
     assert set(order[:2]) == {0, 3} and set(order[2:4]) == {1, 2} and order[4:] == [4, 5]
-    assert nsga.by_rank_and_crowding(np.empty((0, 2)), np.empty(0)).tolist() == []
+    assert nsga2.by_rank_and_crowding(np.empty((0, 2)), np.empty(0)).tolist() == []

@@ -21,7 +21,7 @@ ROWS = """subnet_id,layers,parameters,size_bytes,acc,stderr,items,round,int8_byt
 @pytest.fixture
 def results(tmp_path) -> Path:
     folder = tmp_path / "results"
-    for name in ("search/toy", "tasks/toy", "benchmarks/toy/int8", "quantized/0011xx/int8"):
+    for name in ("search/toy", "tasks/toy", "benchmarks/toy/int8", "networks/0011xx/int8"):
         (folder / name).mkdir(parents=True)
     (folder / "search/toy/front.csv").write_text(ROWS)
     (folder / "tasks/toy/task.json").write_text(json.dumps({"task": "toy", "metric": "acc", "higher_is_better": True}))
@@ -66,10 +66,29 @@ def test_the_answer_says_what_was_measured_and_where_the_checkpoint_is(pick, res
         "0011xx: 4 layers, 0.006 MB (0.00572 MiB) in int8",
         "acc 0.6000 ± 0.0200 in the search, on 500 items",
         "acc 0.5900 by stock lm-eval in int8",
-        f"checkpoint: {results}/quantized/0011xx/int8",
+        f"checkpoint: {results}/networks/0011xx/int8",
     ]
     assert json.loads(answer.read_text())["benchmark_value"] == 0.59
-    assert pick("--max-size 10kB").splitlines()[-1] == "  snakemake --cores all results/subnets/0011xx"
+    assert pick("--max-size 10kB").splitlines()[-1] == "  snakemake --cores all results/networks/0011xx/hf"
+
+
+def test_the_answer_has_the_costs_that_the_search_minimised(pick, results):
+    header, *rows = ROWS.splitlines()
+    table = [header + ",latency,size", *(f"{row},0.125,8{i}00" for i, row in enumerate(rows))]
+    (results / "search/toy/front.csv").write_text("\n".join(table))
+    answer = results / "answer.json"
+    lines = pick(f"--max-size 10kB --output {answer}").splitlines()
+    assert "latency 0.125 s, by the layers' costs" in lines and "size 8.1e+03 B, by the layers' costs" in lines
+    assert json.loads(answer.read_text())["costs"] == {"size": 8100.0, "latency": 0.125}
+    (results / "search/toy/front.csv").write_text(ROWS)
+    assert "layers' costs" not in pick(f"--max-size 10kB --output {answer}")
+    assert json.loads(answer.read_text())["costs"] == {}
+
+
+def test_a_checkpoint_that_is_there_is_named_and_none_is_told_to_be_made(pick, results):
+    (results / "networks/0011xx/hf").mkdir()
+    text = pick("--max-size 10kB")
+    assert text.splitlines()[-1] == f"checkpoint: {results}/networks/0011xx/hf" and "snakemake" not in text
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
-from search_cases import SPACE, kept_one_hot
+from tests.support.search import SPACE, kept_one_hot
 
-from llama_nas.search import encoding, predictors, sampling
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import predictors, sampling
+from llama_nas.search.quality import Quality, quality
 
 
 def additive_data(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,11 +93,11 @@ def test_three_rows_are_enough(kind, variant):
 def test_quality_is_tau_error_and_calibration():
     targets, predicted = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
     slope, _ = np.polyfit(predicted, targets, 1)
-    expected = predictors.Quality(*map(pytest.approx, (1 / 3, 2 / 3, 0.0, slope)))
-    assert predictors.quality(targets, predicted) == expected
-    too_far = predictors.quality(targets, 10 * targets + 5)
+    expected = Quality(*map(pytest.approx, (1 / 3, 2 / 3, 0.0, slope)))
+    assert quality(targets, predicted) == expected
+    too_far = quality(targets, 10 * targets + 5)
     assert (too_far.kendall_tau, too_far.bias, too_far.slope) == (1.0, pytest.approx(23.0), pytest.approx(0.1))
-    assert predictors.quality(targets, np.full(3, 2.0)).slope is None
+    assert quality(targets, np.full(3, 2.0)).slope is None
 
 
 @pytest.mark.parametrize("variant", ["strict", "default"])

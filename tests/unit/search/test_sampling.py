@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from search_cases import SHAPE, SPACE, THREE_WIDTHS, goals
+from tests.support.search import SPACE, THREE_WIDTHS, goals, small_space
 
-from llama_nas.core.space import SearchSpace
-from llama_nas.search import encoding, sampling
+from llama_nas.search import encoding
+from llama_nas.search.algorithms import sampling
 
 
 def test_every_network_lists_the_space_once():
@@ -19,8 +19,8 @@ def test_spread_networks_cover_the_size_axis_without_repeats(space):
     ids = encoding.subnet_ids(space, genotypes)
     assert len(set(ids)) == len(ids) == len(origins) == 50
     assert set(origins) <= {"stratified", "random"} and origins.count("stratified") > 40
-    sizes = encoding.parameters(space, SHAPE, sampling.every_network(space))
-    shares = (np.sort(encoding.parameters(space, SHAPE, genotypes)) - sizes.min()) / np.ptp(sizes)
+    sizes = encoding.parameters(space, sampling.every_network(space))
+    shares = (np.sort(encoding.parameters(space, genotypes)) - sizes.min()) / np.ptp(sizes)
     assert np.diff([0, *shares, 1]).max() < 0.1
 
 
@@ -32,7 +32,7 @@ def test_uniform_genotypes_are_uniform_per_gene():
 
 
 def test_a_population_beyond_the_space_is_the_whole_space():
-    space = SearchSpace(3, (2, 3), (256, 128))
+    space = small_space(3, [2, 3], [256, 128])
     genotypes, _ = sampling.spread(space, goals(space), 50, np.random.default_rng(0))
     assert sorted(encoding.subnet_ids(space, genotypes)) == sorted(
         encoding.subnet_ids(space, sampling.every_network(space))

@@ -84,7 +84,7 @@ def arithmetic(precision: str, device: str) -> str:
     """Name of the torch dtype in which a device computes weights of a precision, which is how they are stored.
 
     GPUs compute FP16 weights, and what is not quantized beside INT8 and NF4 ones, in FP16. CPUs compute them in
-    float32, which is faster there and rounds less (studies/arithmetic.py).
+    float32, which is faster there and rounds less (studies/arithmetic/arithmetic.py).
     """
     return "float32" if device == "cpu" and DTYPES[precision] == "float16" else DTYPES[precision]
 
@@ -99,12 +99,24 @@ def set_arithmetic(model: Any, precision: str, device: str) -> str:
     if (dtype := arithmetic(precision, device)) == DTYPES[precision]:
         return dtype
     torch.nn.Module.float(model)  # transformers' own refuses quantized models; integers stay integers
+    _keep_packing(model)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # a 4-bit linear
             module.compute_dtype = torch.float32
     # It would say at every call of an INT8 linear that its input becomes FP16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return dtype
+
+
+def _keep_packing(model: Any) -> None:
+    """Compute 4-bit weights on every processor the same way.
+
+    On one with AVX512-BF16 bitsandbytes would pack them anew at the first pass: in bfloat16, and only where the rows
+    of a matrix are a multiple of 64 long.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def check_precision(folder: Path, precision: str) -> None:
@@ -148,4 +160,5 @@ def load_model(folder: Path, precision: str, device: str = "cpu", quantization: 
     expected = shape.parameters(network_of(config))
     if wrong or parameters != expected:
         raise UserError(f"{folder}: has {parameters} parameters where config.json means {expected}; {wrong}")
+    _keep_packing(model)
     return model.to(device).eval() if "device_map" not in options else model.eval()

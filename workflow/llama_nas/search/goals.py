@@ -11,6 +11,7 @@ constraints beats any beyond them; of two beyond them, the one with the smaller 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,18 @@ def _cost(name: str, settings: GoalSettings, space: SearchSpace) -> LayerCosts:
         return encoding.size_costs(space, settings.precision)
     if name not in UNITS:
         raise UserError(f"--objectives {name}: is not one of metric, {', '.join(UNITS)}")
-    tables = dict(text.split("=", 1) for text in settings.measured)
+    tables = _tables(settings.measured)
     if name not in tables:
         raise UserError(f"--measured: {name}=FILE is missing, the objective {name} needs a table of layer costs")
-    return LayerCosts.read(name, Path(tables[name]), space)
+    return LayerCosts.read(name, tables[name], space)
+
+
+def _tables(texts: Sequence[str]) -> dict[str, Path]:
+    """The file of each measured objective, from `NAME=FILE` each."""
+    tables = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise UserError(f"--measured '{text}': expected NAME=FILE")
+        tables[name] = Path(file)
+    return tables

@@ -119,6 +119,6 @@ def check_batch(global_batch: int, micro_batch: int, ranks: int) -> None:
 
 
 def check_offload(offload_optimizer: bool, zero_stage: int) -> None:
-    """Raise UserError for what no test compares with plain torch (tests/integration/training)."""
+    """Raise UserError for what no test compares with plain torch (tests/integration/test_training_zero.py)."""
     if offload_optimizer and zero_stage == 0:
         raise UserError("config.yaml: training.offload_optimizer needs training.zero_stage 1, 2 or 3")

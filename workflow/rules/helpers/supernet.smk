@@ -19,4 +19,6 @@ def declared_space():
     selection = SPACE["depth_selection"]
     listed = ",".join(map(str, selection)) if isinstance(selection, list) else selection
     order = "results/layer_order.json" if MEASURED else None
-    return options(SPACE | {"depth_selection": listed, "layer_order": order}, "depths", "widths", "depth_selection", "layer_order")
+    return options(
+        SPACE | {"depth_selection": listed, "layer_order": order}, "depths", "widths", "depth_selection", "layer_order"
+    )
