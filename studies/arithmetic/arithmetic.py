@@ -1,10 +1,11 @@
 """FP16, INT8 and NF4 weights on a CPU: what computing in float32 costs and changes against computing in FP16.
 
-    python benchmarks/arithmetic.py --results <finished run>/results --task truthfulqa_mc1 [--network 000000000000]
+    python studies/arithmetic/arithmetic.py --results <finished run>/results --task arc_challenge
 
-Runs the stage `benchmark` (stock lm-eval) on exported and quantized folders of a run in both arithmetics. Prints, and
-writes to benchmarks/arithmetic.json, processor seconds of each, the task's metric, and how far the log-likelihoods lie
-apart. Run it where the run's paths hold (task.json names its data relative to the working directory).
+The script runs the stage `run-lm-eval` (stock lm-eval) on exported and quantized folders of a run in both arithmetics.
+It prints processor seconds of each, the task's metric, and how far the log-likelihoods lie apart, and writes them to
+arithmetic.json beside itself. Run it where the run's paths hold: task.json names its data relative to the working
+directory.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from unittest import mock
 import lm_eval.models.huggingface  # noqa: F401  (or the first of the runs would pay for it)
 import numpy as np
 
-from llama_nas import benchmark, hf_folder
 from llama_nas.core.artifacts import read_json, write_json
+from llama_nas.core.precisions import QUANTIZED
+from llama_nas.core.settings import Compute
+from llama_nas.measuring import lm_eval as stage
+from llama_nas.models.folder import DTYPES, set_arithmetic
 
-ARITHMETICS = {
-    "float16": lambda model, precision, device: hf_folder.DTYPES[precision],
-    "float32": hf_folder.set_arithmetic,
-}
+ARITHMETICS = {"float16": lambda model, precision, device: DTYPES[precision], "float32": set_arithmetic}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--network", default="000000000000", help="an exported one that was quantized, too")
+    parser.add_argument("--network", default="00000000-0000", help="an exported one that was quantized, too")
     parser.add_argument("--precisions", nargs="+", default=["fp16", "int8"])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
@@ -50,19 +51,21 @@ def main() -> None:
 
 def compare(results: Path, task: str, network: str, precision: str) -> dict[str, Any]:
     """One folder in both arithmetics; differences are FP16's from float32's."""
-    folder = results / "subnets" / network
-    if precision in hf_folder.QUANTIZED:
-        folder = results / "quantized" / network / precision
+    folder = results / "networks" / network / (precision if precision in QUANTIZED else "hf")
     row: dict[str, Any] = {"precision": precision}
     values = {}
-    for name, set_arithmetic in ARITHMETICS.items():
-        with tempfile.TemporaryDirectory() as scratch, mock.patch.object(benchmark, "set_arithmetic", set_arithmetic):
+    for name, compute_in in ARITHMETICS.items():
+        with tempfile.TemporaryDirectory() as scratch, mock.patch.object(stage, "set_arithmetic", compute_in):
             output = Path(scratch) / "result.json"
             start = time.process_time()
-            benchmark.benchmark_folder(
-                output, model=folder, task=results / "tasks" / task, precision=precision, batch_size=32, device="cpu",
-                threads=1,
-            )  # fmt: skip
+            stage.run_lm_eval(
+                output,
+                model=folder,
+                task=results / "tasks" / task,
+                precision=precision,
+                batch_size=32,
+                compute=Compute("cpu", threads=1),
+            )
             seconds = time.process_time() - start
             record = read_json(output)
         row[name] = {"seconds": seconds, "metric": record["metrics"][record["metric"]]}

@@ -1,15 +1,17 @@
 """The scorer's attention alone: scaled-dot-product attention with a mask, as it is, against compiled flex attention.
 
-    python benchmarks/attention.py --hub <folder in Hub layout>
+    python studies/attention/attention.py --hub <folder in Hub layout>
 
-All chunks of a tenth of the sample of scoring.py go through one layer of the same random-weight Llama, by both
-kernels in turn; flex attention skips the blocks in which no token has an ancestor. Writes benchmarks/attention.json
-and prints it as a table. Needs the machine for itself, minutes on 2 cores, and a C++ compiler.
+All chunks of a tenth of the sample of studies/scoring/scoring.py go through one layer of the same random-weight Llama,
+by both kernels in turn. Flex attention skips the blocks in which no token has an ancestor. The script writes
+attention.json beside itself and prints it as a table. It needs the machine for itself, minutes on 2 cores, and a C++
+compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scoring import CHUNK_TOKENS, GROUP_TOKENS, REPOSITORY, SAMPLE, instances, random_llama, sample, sequences, timed
 from torch.nn import functional
 
 from llama_nas.core.artifacts import write_json
@@ -26,6 +27,10 @@ from llama_nas.models.elastic import load_elastic
 from llama_nas.scoring.forward import GroupRun
 from llama_nas.tasks.encode import RequestEncoder
 from llama_nas.tasks.trie import Group, Scored, build_trie
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "scoring"))
+from scoring import CHUNK_TOKENS, GROUP_TOKENS, SAMPLE, instances, random_llama, sample, sequences, timed  # noqa: E402
 
 REPEATS = 11
 
@@ -36,7 +41,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/attention.json")
+    parser.add_argument("--output", type=Path, default=HERE / "attention.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hub = args.hub.resolve()

@@ -1,10 +1,10 @@
-"""Is the embedded world worth searching? Measures the figures of docs/embedded-world.md by the default run's stages.
+"""Is the embedded world worth searching? Measured by the default run's stages.
 
-    python benchmarks/embedded_world.py --seeds 1 2 3 --work <scratch folder>
+    python studies/embedded_world/embedded_world.py --seeds 1 2 3 --work <scratch folder>
 
-Each seed makes its own world and base model, a super-network and a plainly fine-tuned network from the same base, and
-scores networks of all three on all tasks, with the settings of config.yaml. What a seed has
-already made in the scratch folder is not made again. Writes benchmarks/embedded_world.json.
+Each seed makes its own world and base model, and from the base a super-network and a plainly fine-tuned network. The
+script scores networks of all three on all tasks, with the settings of config.yaml. It does not make again what a seed
+has already made in the scratch folder. It writes embedded_world.json beside itself and prints the tables of README.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import math
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from scipy.stats import kendalltau
 
 from llama_nas.config import check_config
 from llama_nas.core.artifacts import derived_seed, read_json, write_json
-from llama_nas.core.space import ModelShape, SearchSpace, Subnet
+from llama_nas.core.shape import Subnet
+from llama_nas.core.space import SearchSpace
 from llama_nas.models.elastic import load_elastic
-from llama_nas.scoring.forward import score
-from llama_nas.scoring.metrics import choice_scores
+from llama_nas.scoring.forward import score_task
+from llama_nas.scoring.metrics import answered_right
 from llama_nas.tasks.format import CompiledTask
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 RANDOM_NETWORKS = 200
 CHANCE = {"arc_easy": 0.25, "arc_challenge": 0.25, "mmlu": 0.25, "truthfulqa_mc1": 0.25, "winogrande": 0.5}
 log = logging.getLogger("embedded_world")
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/embedded_world.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
@@ -53,19 +55,13 @@ def main() -> None:
 
 def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
     """Run the stages; returns the scores and answers of every network of every model, by task, and seconds."""
-    world, base = work / "world", work / "base"
-    embedded, training = dict(config["embedded"]), dict(config["training"])
-    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
-    stage(world, "world", {"seed": seed, **size})
-    stage(base, "pretrain", {"seed": seed, "world": world, **embedded})
-
-    space = SearchSpace.for_model(ModelShape.from_folder(base), config["space"]["depths"], config["space"]["widths"])
+    prepare(work, seed, config)
+    space_file = declare(work / "space.json", work / "base", config["space"]["depths"], config["space"]["widths"])
+    space = SearchSpace.read(space_file)
     networks = candidates(space, seed)
-    in_space = {"depths": space.depths, "widths": space.widths}
-    instructions = {"instructions": world / "instructions.json", "max_length": training.pop("max_length")}
-    stage(work / "rows", "tokenize", {"base": base, **instructions})
+    training = {key: value for key, value in config["training"].items() if key != "max_length"}
     for name, subnet_steps in [("supernet", "alternate"), ("plain", "never")]:
-        inputs = {"seed": seed, "base": base, "rows": work / "rows", **in_space}
+        inputs = {"seed": seed, "base": work / "base", "rows": work / "rows", "space": space_file}
         own = {"subnet_steps": subnet_steps, "checkpoints": work / "checkpoints"}
         stage(work / name, "finetune", inputs | training | own)
 
@@ -84,6 +80,22 @@ def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
     return {"scores": scores, "answers": answers, "seconds": seconds}
 
 
+def prepare(work: Path, seed: int, config: dict[str, Any]) -> None:
+    """World, base model and token rows of a seed."""
+    world, base, embedded = work / "world", work / "base", dict(config["embedded"])
+    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
+    stage(world, "make-world", {"seed": seed, **size})
+    stage(base, "pretrain", {"seed": seed, "world": world, **embedded})
+    instructions = {"instructions": world / "instructions.json", "max_length": config["training"]["max_length"]}
+    stage(work / "rows", "tokenize", {"base": base, **instructions})
+
+
+def declare(output: Path, model: Path, depths: Sequence[int], widths: Sequence[int], **settings: Any) -> Path:
+    """Write space.json of a model; returns its path."""
+    stage(output, "declare-space", {"model": model, "depths": depths, "widths": widths, **settings})
+    return output
+
+
 def compiled_task(work: Path, task: str, settings: dict[str, Any]) -> CompiledTask:
     keys = ("metric", "num_fewshot", "subtasks", "chunk_tokens")
     names = {"task": task, "lm_eval_task": settings.get("lm_eval_task", task), "data_root": work / "world/hub"}
@@ -96,9 +108,8 @@ def answer(
     model: Any, task: CompiledTask, space: SearchSpace, networks: pd.DataFrame
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Each network's accuracy, and which items it answers right, bool [networks, items]."""
-    results = score(model, task, [space.parse(subnet_id) for subnet_id in networks["subnet_id"]]).log_likelihoods
-    best = np.stack([choice_scores(task, task.metric, values).argmax(axis=1) for values in results])
-    correct = task.correct[task.item_starts[:-1] + best].astype(bool)
+    results = score_task(model, task, [space.parse(subnet_id) for subnet_id in networks["subnet_id"]]).log_likelihoods
+    correct = np.stack([answered_right(task, task.metric, values) for values in results])
     stderr = correct.std(axis=1, ddof=1) / math.sqrt(correct.shape[1])
     columns = {"subnet_id": networks["subnet_id"], "role": networks["role"]}
     table = pd.DataFrame(columns).assign(accuracy=correct.mean(axis=1), stderr=stderr, items=correct.shape[1])
@@ -120,22 +131,21 @@ def stage(output: Path, command: str, values: dict[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     subprocess.run(arguments, check=True)
-    write_json(output.parent / f"{output.name.removesuffix('.csv')}.seconds.json", round(time.monotonic() - start, 1))
+    write_json(output.parent / f"{output.stem}.seconds.json", round(time.monotonic() - start, 1))
 
 
 def candidates(space: SearchSpace, seed: int) -> pd.DataFrame:
     """The full and the smallest network, four probes between them, and distinct random ones."""
-    narrow, shallow = space.widths[-1], space.depths[0]
+    wide, narrow, shallow = space.blocks[0], space.blocks[-1], space.depths[0]
+    mixed = [narrow if i % 2 else wide for i in range(space.num_layers)]
     dropped = space.num_layers - shallow
     named = {
         "full": space.full,
         "smallest": Subnet((narrow,) * shallow + (None,) * dropped),
         "probe: narrow": Subnet((narrow,) * space.num_layers),
-        "probe: shallow": Subnet((space.widths[0],) * shallow + (None,) * dropped),
-        "probe: mixed": Subnet(tuple(space.widths[i % 2 and -1] for i in range(space.num_layers))),
-        "probe: shallow, mixed": Subnet(
-            tuple(space.widths[i % 2 and -1] if i < shallow else None for i in range(space.num_layers))
-        ),
+        "probe: shallow": Subnet((wide,) * shallow + (None,) * dropped),
+        "probe: mixed": Subnet(tuple(mixed)),
+        "probe: shallow, mixed": Subnet((*mixed[:shallow], *[None] * dropped)),
     }
     roles = {space.id(subnet): role for role, subnet in named.items()}
     rng = np.random.default_rng(derived_seed(seed, "embedded-world", "networks"))
@@ -218,7 +228,7 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> float:
 
 
 def markdown(seeds: dict[str, Any]) -> str:
-    """The tables of docs/embedded-world.md."""
+    """The tables of README.md."""
     lines = ["| requirement | " + " | ".join(f"seed {seed}" for seed in seeds) + " |"]
     lines += ["|---|" + "---|" * len(seeds)]
     for name in next(iter(seeds.values()))["met"]:

@@ -1,6 +1,6 @@
-"""What the paper's run costs at 7B, by arithmetic: the tables of docs/scale.md.
+"""What the paper's run costs at 7B, by arithmetic: the tables of docs/design/scale.md.
 
-    python benchmarks/scale.py
+    python studies/scale/scale.py
 
 Nothing here is measured. Exact: parameter counts, bytes of weights, gradients and optimizer states, counts of steps
 and evaluations. Assumed, and printed with the tables: the utilisation of a GPU, tokens per instruction, prices.
@@ -15,9 +15,10 @@ from pathlib import Path
 import yaml
 
 from llama_nas.config import check_config
-from llama_nas.core.space import ModelShape, SearchSpace
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import SearchSpace
 
-PRESET = Path(__file__).resolve().parents[1] / "workflow/presets/llama2-7b.yaml"
+PRESET = Path(__file__).resolve().parents[2] / "workflow/presets/llama2-7b.yaml"
 LLAMA2_7B = ModelShape("llama", 4096, 11008, 32, 32, 32, 128, 32000)
 SHAPES = {
     "LLaMA2-7B": LLAMA2_7B,
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--layer-sharing", type=float, default=0.54, help="share of layer passes that are computed")
     args = parser.parse_args()
     config = check_config(yaml.safe_load(PRESET.read_text()))
-    space = SearchSpace.for_model(LLAMA2_7B, config["space"]["depths"], config["space"]["widths"])
+    space = SearchSpace.declare(LLAMA2_7B, config["space"]["depths"], config["space"]["widths"])
     rows_per_pass, length = config["training"]["micro_batch"], config["training"]["max_length"]
     print("Model states per rank, GB: weights + gradients + optimizer (+ fp32 gradients during its step)\n")
     print(states_table(LLAMA2_7B.parameters(space.full)))
@@ -105,7 +106,7 @@ def states_table(parameters: int) -> str:
 def fits_table(activations: float) -> str:
     """For each machine, the stages whose states and activations leave a tenth of its memory free."""
     lines = ["| machine | fine-tuning fits with | scoring: bf16 weights fit |", "|---|---|---|"]
-    parameters = LLAMA2_7B.parameters(SearchSpace.for_model(LLAMA2_7B, [32], [11008]).full)
+    parameters = LLAMA2_7B.parameters(LLAMA2_7B.full)
     for name, machine in MACHINES.items():
         stages = []
         for offload in (False, True):
@@ -123,29 +124,29 @@ def computed(shape: ModelShape, parameters: float) -> float:
     return parameters - shape.vocab_size * shape.hidden_size
 
 
-def mean_parameters(shape: ModelShape, space: SearchSpace) -> float:
-    """Of a sub-network drawn uniformly per gene: linear in the share of each width, so depth by depth."""
+def mean_parameters(space: SearchSpace) -> float:
+    """Of a sub-network drawn uniformly per gene: linear in the share of each block, so depth by depth."""
     mean = 0.0
     for depth in range(len(space.depths)):
-        same_width = [space.subnet((depth, *[w] * space.num_layers)) for w in range(len(space.widths))]
-        mean += sum(map(shape.parameters, same_width)) / len(same_width) / len(space.depths)
+        same_block = [space.subnet((depth, *[block] * space.num_layers)) for block in range(len(space.blocks))]
+        mean += sum(map(space.shape.parameters, same_block)) / len(same_block) / len(space.depths)
     return mean
 
 
-def training_flops(shape: ModelShape, space: SearchSpace, epochs: float, row_tokens: float) -> float:
+def training_flops(space: SearchSpace, epochs: float, row_tokens: float) -> float:
     """8 FLOPs a parameter and token (forward 2, backward 4, recomputed forward 2); half of the steps are of a
     sub-network. Attention's own products are left out: under 3 % at these lengths."""
-    mean = (shape.parameters(space.full) + mean_parameters(shape, space)) / 2
-    return 8 * computed(shape, mean) * epochs * ROWS * row_tokens
+    mean = (space.shape.parameters(space.full) + mean_parameters(space)) / 2
+    return 8 * computed(space.shape, mean) * epochs * ROWS * row_tokens
 
 
-def scoring_flops(shape: ModelShape, space: SearchSpace, evaluations: int, tokens: int, sharing: float) -> float:
+def scoring_flops(space: SearchSpace, evaluations: int, tokens: int, sharing: float) -> float:
     """2 FLOPs a parameter and distinct prefix; of the layers of a population `sharing` are computed."""
-    return 2 * computed(shape, mean_parameters(shape, space)) * evaluations * tokens * sharing
+    return 2 * computed(space.shape, mean_parameters(space)) * evaluations * tokens * sharing
 
 
 def hours_table(space: SearchSpace, config: dict, args: argparse.Namespace) -> str:
-    train = training_flops(LLAMA2_7B, space, config["training"]["epochs"], args.row_tokens)
+    train = training_flops(space, config["training"]["epochs"], args.row_tokens)
     steps = config["training"]["epochs"] * (ROWS // config["training"]["global_batch"])
     evaluations = config["search"]["evaluations"]
     lines = [f"{steps:.0f} optimizer steps; {evaluations} evaluations of each of five tasks; assumed: "
@@ -155,7 +156,7 @@ def hours_table(space: SearchSpace, config: dict, args: argparse.Namespace) -> s
              "|---|---|" + "---|" * len(MACHINES)]  # fmt: skip
     total = dict.fromkeys(MACHINES, 0.0)
     works = [("fine-tuning", train, args.utilisation)] + [
-        (f"search, {task}", scoring_flops(LLAMA2_7B, space, evaluations, tokens, args.layer_sharing),
+        (f"search, {task}", scoring_flops(space, evaluations, tokens, args.layer_sharing),
          args.scoring_utilisation)
         for task, tokens in TASK_TOKENS.items()
     ]  # fmt: skip
@@ -178,13 +179,13 @@ def growth_table(config: dict, args: argparse.Namespace) -> str:
              "ZeRO-3 on 8, GB a rank |", "|---|---|---|---|---|---|"]  # fmt: skip
     for name, shape in SHAPES.items():
         layers = shape.num_hidden_layers
-        space = SearchSpace.for_model(
+        space = SearchSpace.declare(
             shape, [layers * 3 // 4, layers * 7 // 8, layers], [shape.intermediate_size, shape.intermediate_size // 2]
         )
         parameters = shape.parameters(space.full)
-        train = training_flops(shape, space, config["training"]["epochs"], args.row_tokens)
+        train = training_flops(space, config["training"]["epochs"], args.row_tokens)
         tokens = sum(TASK_TOKENS.values())
-        search = scoring_flops(shape, space, config["search"]["evaluations"], tokens, args.layer_sharing)
+        search = scoring_flops(space, config["search"]["evaluations"], tokens, args.layer_sharing)
         memory = [sum(state_bytes(parameters, stage, 8)) / 1e9 for stage in (2, 3)]
         lines.append(f"| {name} | {parameters:,} | {train / 1e15:,.0f} | {search / 1e15:,.0f} | {memory[0]:.0f} | "
                      f"{memory[1]:.0f} |")  # fmt: skip

@@ -1,15 +1,16 @@
 """What scoring costs: stock lm-eval against this project's scorer, in one run on one model.
 
-    python benchmarks/scoring.py --hub <folder in Hub layout> --run <folder with results/ of a finished default run>
+    python studies/scoring/scoring.py --hub <folder in Hub layout> --run <folder of a finished default run>
 
 1. Stock `HFLM` at its best batch size and our `TrieLM` answer the same requests, in turn, task by task: the five real
    tasks (a fixed sample: see SAMPLE) on a random-weight Llama of 21 M parameters besides embeddings, with a tokenizer
    of 32,000 tokens trained on Alpaca; and the run's own five tasks on its own super-network.
 2. Populations of 50 sub-networks, random and of the run's last search rounds, with and without shared layers, on
    ARC-Easy (which networks share what does not depend on the task).
-3. Each idea off, one at a time, and a profile of what is left. (attention.py measures attention alone.)
+3. Each idea off, one at a time, and a profile of what is left. (studies/attention/ measures attention alone.)
 
-Writes benchmarks/scoring.json and prints it as tables. Needs the machine for itself, about 20 minutes on 2 cores.
+The script writes scoring.json beside itself and prints it as tables. It needs the machine for itself, about 20 minutes
+on 2 cores.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.machine import device_name
-from llama_nas.core.space import ModelShape, SearchSpace, Subnet
-from llama_nas.models.elastic import load_elastic
-from llama_nas.scoring.forward import full_network, score_trie
+from llama_nas.core.shape import ModelShape, Subnet, with_widths
+from llama_nas.core.space import SearchSpace
+from llama_nas.models.elastic import full_network, load_elastic
+from llama_nas.scoring.forward import score_trie
 from llama_nas.scoring.harness import TrieLM
 from llama_nas.scoring.sharing import layer_passes, plan
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.tasks.encode import RequestEncoder, fit_to_model
 from llama_nas.tasks.trie import Scored, TokenTrie, build_trie
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
 # Task: settings of the fixed sample. Whole subjects of MMLU, for sharing depends on how many questions share shots.
 SAMPLE: dict[str, dict[str, Any]] = {
     "arc_easy": {"limit": 100},
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/scoring.json")
+    parser.add_argument("--output", type=Path, default=HERE / "scoring.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = args.run.resolve() / "results"
@@ -205,11 +207,11 @@ def different_answers(requests: list[Instance], values: np.ndarray, expected: np
 
 def populations_of(results: Path, model: Any) -> dict[str, list[Subnet]]:
     """50 random networks, and each task's last round of the run; the run's space, its widths scaled to the model's."""
-    shape = ModelShape.from_folder(results / "supernet")
-    config = read_json(results / "supernet/config.json")
-    full = model.config.intermediate_size
-    space = SearchSpace(shape.num_hidden_layers, (9, 10, 12), (full, full // 2))
-    assert config["num_hidden_layers"] == len(model.model.layers), "the run's networks must fit the model"
+    shape, of_run = ModelShape.from_config(model.config.to_dict()), SearchSpace.read(results / "space.json")
+    assert of_run.num_layers == shape.num_hidden_layers, "the run's networks must fit the model"
+    full = shape.intermediate_size
+    widths = [full * block.mlp_width // of_run.shape.intermediate_size for block in of_run.blocks]
+    space = SearchSpace(shape, with_widths(widths).kept_blocks, of_run.kept)
     rng = np.random.default_rng(0)
     named = {"random": [space.subnet(space.random(rng)) for _ in range(50)]}
     for path in sorted((results / "search").iterdir()):

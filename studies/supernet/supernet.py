@@ -1,11 +1,12 @@
 """Which way of training makes the better super-network? Each lever against the paper's recipe on the embedded world.
 
-    python benchmarks/supernet.py --seeds 1 2 3 --work <folder of benchmarks/embedded_world.py>
+    python studies/supernet/supernet.py --seeds 1 2 3 --work <folder of studies/embedded_world/embedded_world.py>
 
-Every seed brings its own world, base model and compiled tasks (made by `llama-nas` stages where the folder lacks
-them, with the settings of config.yaml). Each variant is trained with the steps and rows of the paper's recipe, and
-judged on all tasks by a fixed set of probe networks and by the hypervolume of the front of a fixed set of random
-ones. What a seed has already made is not made again. Writes benchmarks/supernet.json and prints the tables.
+Every seed brings its own world, base model and compiled tasks. The script makes those that the folder lacks by
+`llama-nas` stages, with the settings of config.yaml. It trains each variant with the steps and rows of the paper's
+recipe, and judges it on all tasks by a fixed set of probe networks and by the hypervolume of the front of a fixed set
+of random ones. It does not make again what a seed has already made. It writes supernet.json beside itself and prints
+the table of README.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from embedded_world import CHANCE, REPOSITORY, answer, compiled_task, stage
 
 from llama_nas.config import check_config
 from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.core.pareto import hypervolume
-from llama_nas.core.space import Genotype, ModelShape, SearchSpace
+from llama_nas.core.space import Genotype, SearchSpace
 from llama_nas.models.elastic import load_elastic
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "embedded_world"))
+from embedded_world import CHANCE, REPOSITORY, answer, compiled_task, declare, prepare, stage  # noqa: E402
 
 RANDOM_NETWORKS = 30
 log = logging.getLogger("supernet")
@@ -65,7 +70,7 @@ def main() -> None:
     parser.add_argument("--alone", nargs="*", default=["smallest", "narrow", "shallow"], help="probes trained alone")
     parser.add_argument("--tasks", nargs="+", help="of config.yaml; default: all")
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/supernet.json")
+    parser.add_argument("--output", type=Path, default=HERE / "supernet.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
@@ -81,38 +86,27 @@ def main() -> None:
     print(markdown(seeds))
 
 
-def prepare(work: Path, seed: int, config: dict[str, Any]) -> None:
-    """World, base model and token rows of a seed."""
-    embedded = dict(config["embedded"])
-    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
-    stage(work / "world", "world", {"seed": seed, **size})
-    stage(work / "base", "pretrain", {"seed": seed, "world": work / "world", **embedded})
-    instructions = {"instructions": work / "world/instructions.json", "max_length": config["training"]["max_length"]}
-    stage(work / "rows", "tokenize", {"base": work / "base", **instructions})
-
-
 def measure(work: Path, seed: int, name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Train a variant unless it is there, and score it."""
     variant = VARIANTS.get(name, Variant())
-    space = variant_space(work, seed, variant, config)
+    space_file = variant_space(work, seed, variant, config)
     folder = work / ("base" if name == UNTRAINED else MADE_BY_EMBEDDED_WORLD.get(name, f"variant-{name}"))
     if name != UNTRAINED:
         if variant.base == "ordered":
             stage(work / "ordered", "order-channels", {"seed": seed, "base": work / "base", "rows": work / "rows"})
-        train(folder, work / variant.base, work / "rows", seed, space, config, variant.settings)
-    return scores(folder, work, seed, space, config)
+        train(folder, work / variant.base, work / "rows", seed, space_file, config, variant.settings)
+    return scores(folder, work, seed, space_file, config)
 
 
-def variant_space(work: Path, seed: int, variant: Variant, config: dict[str, Any]) -> SearchSpace:
-    shape = ModelShape.from_folder(work / "base")
-    depths, widths = config["space"]["depths"], config["space"]["widths"]
-    selection = variant.depth_selection
+def variant_space(work: Path, seed: int, variant: Variant, config: dict[str, Any]) -> Path:
+    """space.json of the variant; measures the order of the layers first where the variant asks for that."""
+    depths, selection = config["space"]["depths"], variant.depth_selection
+    settings: dict[str, Any] = {"depth_selection": selection}
     if selection == "importance":
-        count = shape.num_hidden_layers - depths[0]
-        order = {"seed": seed, "base": work / "base", "rows": work / "rows", "count": count}
-        stage(work / "layers.json", "order-layers", order)
-        selection = ",".join(map(str, read_json(work / "layers.json")["depth_selection"]))
-    return SearchSpace.for_model(shape, depths, widths, selection)
+        settings["layer_order"] = work / "layer_order.json"
+        order = {"seed": seed, "base": work / "base", "rows": work / "rows", "smallest_depth": depths[0]}
+        stage(settings["layer_order"], "order-layers", order)
+    return declare(work / f"space-{selection}.json", work / "base", depths, config["space"]["widths"], **settings)
 
 
 def train(
@@ -120,32 +114,32 @@ def train(
     base: Path,
     rows: Path,
     seed: int,
-    space: SearchSpace,
+    space_file: Path,
     config: dict[str, Any],
     settings: dict[str, Any],
 ) -> None:
     training = {key: value for key, value in config["training"].items() if key != "max_length"}
     training |= {"ranks": 1, "micro_batch": training["global_batch"]}  # the same trajectory, up to rounding
-    chosen = {"depths": space.depths, "widths": space.widths, "depth_selection": space.depth_selection}
-    inputs = {"seed": seed, "base": base, "rows": rows, "checkpoints": folder.with_suffix(".checkpoints")}
-    stage(folder, "finetune", inputs | chosen | training | settings)
+    folders = {"base": base, "rows": rows, "space": space_file, "checkpoints": folder.with_suffix(".checkpoints")}
+    stage(folder, "finetune", {"seed": seed} | folders | training | settings)
 
 
 def alone(work: Path, seed: int, role: str, config: dict[str, Any]) -> dict[str, Any]:
     """A probe cut out of the base and trained as a model of its own, with the same rows and steps."""
-    space = variant_space(work, seed, Variant(), config)
+    space_file = variant_space(work, seed, Variant(), config)
+    space = SearchSpace.read(space_file)
     subnet = space.subnet(probes(space)[role])
     folder, cut = work / f"alone-{role}", work / f"cut-{role}"
-    stage(cut, "export", {"supernet": work / "base", "widths": space.widths, "subnet": space.id(subnet)})
-    own = SearchSpace.for_model(ModelShape.from_folder(cut), [subnet.layers], [subnet.kept_widths[0]])
+    stage(cut, "export", {"supernet": work / "base", "space": space_file, "subnet": space.id(subnet)})
+    own = declare(work / f"space-{role}.json", cut, [subnet.layers], [subnet.widths[0]])
     train(folder, cut, work / "rows", seed, own, config, {"subnet_steps": "never"})
-    tasks = score_networks(folder, work, own, {role: (0,) * (1 + own.num_layers)}, config)
+    tasks = score_networks(folder, work, own, {role: (0,) * (1 + subnet.layers)}, config)
     return {"probes": {role: float(np.mean([task[role] for task in tasks.values()]))}, "tasks": tasks}
 
 
 def probes(space: SearchSpace) -> dict[str, Genotype]:
     """Fixed networks across the space, by genotype: which layers a depth keeps is the space's own affair."""
-    deep, narrow, layers = len(space.depths) - 1, len(space.widths) - 1, space.num_layers
+    deep, narrow, layers = len(space.depths) - 1, len(space.blocks) - 1, space.num_layers
     mixed = tuple(narrow if i % 2 else 0 for i in range(layers))
     return {
         "full": (deep, *[0] * layers),
@@ -157,24 +151,21 @@ def probes(space: SearchSpace) -> dict[str, Genotype]:
     }
 
 
-def scores(folder: Path, work: Path, seed: int, space: SearchSpace, config: dict[str, Any]) -> dict[str, Any]:
+def scores(folder: Path, work: Path, seed: int, space_file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Accuracy of the probes, mean over tasks, and the hypervolume of the front of probes and random networks."""
+    space = SearchSpace.read(space_file)
     rng = np.random.default_rng(derived_seed(seed, "benchmarks", "supernet"))
     drawn = {f"random {i}": space.random(rng) for i in range(RANDOM_NETWORKS)}
     named = probes(space) | drawn
-    tasks = score_networks(folder, work, space, named, config)
+    tasks = score_networks(folder, work, space_file, named, config)
     mean = {role: float(np.mean([task[role] for task in tasks.values()])) for role in named}
-    sizes = np.array([space_parameters(work, space, genotype) for genotype in named.values()])
+    sizes = np.array([space.shape.parameters(space.subnet(genotype)) for genotype in named.values()])
     return {
         "probes": {role: mean[role] for role in probes(space)},
         "random_mean": float(np.mean([mean[role] for role in drawn])),
         "hypervolume": front_hypervolume(sizes, np.array(list(mean.values())), tasks),
         "tasks": {task: {role: own[role] for role in probes(space)} for task, own in tasks.items()},
     }
-
-
-def space_parameters(work: Path, space: SearchSpace, genotype: Genotype) -> int:
-    return ModelShape.from_folder(work / "base").parameters(space.subnet(genotype))
 
 
 def front_hypervolume(sizes: np.ndarray, accuracies: np.ndarray, tasks: Iterable[str]) -> float:
@@ -185,17 +176,17 @@ def front_hypervolume(sizes: np.ndarray, accuracies: np.ndarray, tasks: Iterable
 
 
 def score_networks(
-    folder: Path, work: Path, space: SearchSpace, named: dict[str, Genotype], config: dict[str, Any]
+    folder: Path, work: Path, space_file: Path, named: dict[str, Genotype], config: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
     """Accuracy of each network on each task; kept beside the model, so that it is computed once."""
     import pandas as pd
 
-    path = folder.with_name(f"{folder.name}-{space.depth_selection.replace(',', '-')}.scores.json")
+    path = folder.with_name(f"{folder.name}-{space_file.stem}.scores.json")
     found = read_json(path) if path.exists() else {}
     missing = {task: settings for task, settings in config["tasks"].items() if task not in found}
     if not missing:
         return {task: found[task] for task in config["tasks"]}
-    model = load_elastic(folder)
+    model, space = load_elastic(folder), SearchSpace.read(space_file)
     ids = [space.id(space.subnet(genotype)) for genotype in named.values()]
     unique = pd.DataFrame({"subnet_id": list(dict.fromkeys(ids)), "role": ""})
     for task, settings in missing.items():

@@ -1,11 +1,12 @@
 """What a training step costs: by the size of the active network, and against a plain transformers + DeepSpeed step.
 
-    python benchmarks/training.py [--device cuda --shape llama2-7b --dtype bf16 --gradient-checkpointing]
+    python studies/training/training.py [--device cuda --shape llama2-7b --dtype bf16 --gradient-checkpointing]
 
-Random weights, random rows. Writes benchmarks/training.json and prints, on one rank: forward + backward of networks
-of the space against their FLOPs; full steps of ours and of a stock model in a stock DeepSpeed engine, in turns; peak
-memory of each, in a process of its own. On several ranks of this machine: what a step spends on forward and backward,
-in the optimizer and on communication, for steps of the full network and of sub-networks.
+Weights and rows are random. On one rank the script measures forward + backward of networks of the space against their
+FLOPs; full steps of ours and of a stock model in a stock DeepSpeed engine, in turns; and peak memory of each, in a
+process of its own. On several ranks of this machine it measures what a step spends on forward and backward, in the
+optimizer and on communication, for steps of the full network and of sub-networks. It writes training.json beside itself
+and prints the tables of README.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import write_json
-from llama_nas.core.space import ModelShape, Subnet
+from llama_nas.core.shape import ModelShape, Subnet
+from llama_nas.core.space import SearchSpace
 from llama_nas.models.elastic import active, load_elastic
 from llama_nas.training import worker
 from llama_nas.training.config import TrainingConfig
@@ -39,7 +41,6 @@ from llama_nas.training.nodes import Node
 if TYPE_CHECKING:
     from multiprocessing import SimpleQueue
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SETTINGS = "device dtype shape gradient_checkpointing rows length repeats pairs threads ranks".split()
 SHAPES = {
     "small": dict(vocab_size=2048, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8),
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40, help="steps of ours and of the plain engine, in turns")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=2, help="among which communication is measured; 1: it is not")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/training.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--peak-memory-of", choices=["ours", "plain"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -73,7 +74,7 @@ def main() -> None:
             return
         result = {
             "arguments": {key: str(getattr(args, key)) for key in SETTINGS},
-            "parameters": ModelShape.from_folder(config.base).parameters(config.space.full),
+            "parameters": full_parameters(config),
             "scaling": scaling(config, rows, args.repeats),
             "pairs": pairs(config, rows, args.pairs),
         }
@@ -92,16 +93,16 @@ def make_config(folder: Path, args: argparse.Namespace) -> TrainingConfig:
     with torch.device(args.device):
         LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=4096)).to(dtype).save_pretrained(folder / "base")
     layers, width = shape["num_hidden_layers"], shape["intermediate_size"]
+    depths, base = (layers * 3 // 4, layers * 7 // 8, layers), ModelShape.from_folder(folder / "base")
+    SearchSpace.declare(base, depths, (width, width // 2)).write(folder / "space.json")
     return TrainingConfig(
         base=folder / "base",
         rows=folder,
+        space=folder / "space.json",
         output=folder / "output",
         checkpoints=folder / "checkpoints",
         checkpoint_every=10**6,
         seed=1,
-        depths=(layers * 3 // 4, layers * 7 // 8, layers),
-        widths=(width, width // 2),
-        depth_selection="first",
         device=args.device,
         threads=args.threads,
         ranks=1,
@@ -117,6 +118,11 @@ def make_config(folder: Path, args: argparse.Namespace) -> TrainingConfig:
         subnet_steps="never",
         gradient_checkpointing=args.gradient_checkpointing,
     )
+
+
+def full_parameters(config: TrainingConfig) -> int:
+    space = config.search_space
+    return space.shape.parameters(space.full)
 
 
 def random_rows(args: argparse.Namespace, count: int) -> TokenRows:
@@ -135,7 +141,7 @@ def flops(shape: ModelShape, subnet: Subnet, rows: int, length: int) -> float:
 def scaling(config: TrainingConfig, rows: TokenRows, repeats: int) -> list[dict[str, Any]]:
     """Median seconds of forward + backward of networks across the space, measured in turns, and their FLOPs."""
     model = load_elastic(config.base, config.dtype, config.device).train()
-    space, shape = config.space, ModelShape.from_folder(config.base)
+    space = config.search_space
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     half = [i % 2 for i in range(space.num_layers)]
@@ -150,7 +156,7 @@ def scaling(config: TrainingConfig, rows: TokenRows, repeats: int) -> list[dict[
                 response_loss(model(input_ids=inputs, use_cache=False).logits, labels).backward()
                 seconds[i].append(now(config.device) - start)
             model.zero_grad()
-    work = [flops(shape, network, *inputs.shape) for network in networks]
+    work = [flops(space.shape, network, *inputs.shape) for network in networks]
     return [
         {"subnet_id": space.id(network), "flops": amount, "seconds": float(np.median(own[1:]))}  # the first warms up
         for network, amount, own in zip(networks, work, seconds, strict=True)
@@ -195,7 +201,7 @@ def rendezvous(ranks: int) -> torch.distributed.TCPStore:
 
 def our_step(config: TrainingConfig, rows: TokenRows) -> Any:
     """A function of the step number: trains that step as `llama-nas finetune` does, returns its optimizer time."""
-    accelerator = make_accelerator(config, ModelShape.from_folder(config.base).parameters(config.space.full))
+    accelerator = make_accelerator(config, full_parameters(config))
     engine = make_engine(accelerator, config)
     order, spent = worker.batch_order(config, rows), [0.0]
     engine_step = engine.step
@@ -267,8 +273,7 @@ def plain_step(config: TrainingConfig, rows: TokenRows) -> Any:
     ).to(config.device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    parameters = ModelShape.from_folder(config.base).parameters(config.space.full)
-    optimizer = make_optimizer(config, model)
+    optimizer, parameters = make_optimizer(config, model), full_parameters(config)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config, parameters))
     engine.train()
     order = worker.batch_order(config, rows)

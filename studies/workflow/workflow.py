@@ -1,11 +1,11 @@
 """What the workflow itself costs: wall time of a run against the computing of its jobs.
 
-    python benchmarks/workflow.py --directory <new folder> [--configfile workflow/presets/reduced.yaml] [--cores 2]
+    python studies/workflow/workflow.py --directory <new folder> [--configfile <file>] [--cores 2]
 
-Runs Snakemake in the folder. Prints the wall time of the run against the processor time of all its jobs divided by
-the cores; by rule, from the jobs' `benchmark:` files, their number, wall seconds and largest memory; the start-up that
-every job pays; what a second run, with nothing to do, takes; and a dry-run of the preset for LLaMA2-7B up to its
-fronts. Needs the machine for itself. Writes benchmarks/workflow.json.
+The script runs Snakemake in the folder. It prints the wall time of the run against the processor time of all its jobs
+divided by the cores; by rule, from the jobs' `benchmark:` files, their number, wall seconds and largest memory; the
+start-up that every job pays; what a second run, with nothing to do, takes; and a dry-run of the preset for LLaMA2-7B up
+to its fronts. It needs the machine for itself. It writes workflow.json beside itself.
 
 Processor time is the kernel's count, of jobs with the solver that Snakemake starts for its plans; that of the
 `benchmark:` files is a sample, which misses the end of a job.
@@ -29,7 +29,7 @@ import psutil
 
 from llama_nas.core.artifacts import write_json
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 POLL = 0.2  # seconds
 # transformers imports a class only when it is asked for.
 MODEL = "import torch; from transformers import AutoTokenizer, LlamaForCausalLM"
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True, help="a folder without results/")
     parser.add_argument("--configfile", type=Path, default=REPOSITORY / "config.yaml")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks/workflow.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     if (args.directory / "results").exists():
         sys.exit(f"{args.directory}: has results already; the wall time of a whole run is wanted")

@@ -23,7 +23,6 @@ FAMILIES = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 2},
     "qwen3": {"tie_word_embeddings": True},
 }
-SPACE = "--depths 3 4 --widths 96 48"
 QUESTIONS = [
     ("The sky is", ["blue", "green"], 0),
     ("Grass is", ["blue", "green", "red"], 1),
@@ -67,40 +66,42 @@ def run(request, tmp_path_factory) -> Path:
     (folder / "mine.yaml").write_text(TASK.format(folder=folder))
     (folder / "instructions.json").write_text(json.dumps([{"instruction": "Say hi", "input": "", "output": "hi!"}] * 8))
     f = folder
-    stage(f"base {SPACE} --source {f}/model --output {f}/base")
+    declared = f"--space {f}/space.json"
+    stage(f"take-base --source {f}/model --output {f}/base")
+    stage(f"declare-space --model {f}/base --depths 3 4 --widths 96 48 --output {f}/space.json")
     stage(f"compile-task --task mine --lm-eval-task {f}/mine.yaml --metric acc --model {f}/base --output {f}/task")
     stage(f"tokenize --max-length 256 --base {f}/base --instructions {f}/instructions.json --output {f}/rows")
     stage(
-        f"finetune --seed 1 {SPACE} --base {f}/base --rows {f}/rows --ranks 1 --zero-stage 0 "
+        f"finetune --seed 1 {declared} --base {f}/base --rows {f}/rows --ranks 1 --zero-stage 0 "
         f"--dtype fp32 --epochs 2 --global-batch 8 --micro-batch 8 --learning-rate 0.001 --warmup 0 --weight-decay 0 "
         f"--max-grad-norm 0 --checkpoint-every 9 --checkpoints {f}/checkpoints --output {f}/supernet"
     )
-    first = "--algorithm linas --variant default --population 6"
-    stage(f"sample --seed 1 {SPACE} --model {f}/base --task {f}/task {first} --output {f}/c.csv")
+    searched = f"{declared} --task {f}/task"
+    stage(f"sample --seed 1 {searched} --algorithm linas --variant default --population 6 --output {f}/candidates.csv")
     stage(
-        f"evaluate {SPACE} --supernet {f}/supernet --task {f}/task --candidates {f}/c.csv --shard 1 --shards 1 "
+        f"evaluate {searched} --supernet {f}/supernet --candidates {f}/candidates.csv --shard 1 --shards 1 "
         f"--dtype fp32 --output {f}/shard.csv --timings {f}/timings.json"
     )
     stage(
-        f"fit --seed 1 {SPACE} --model {f}/base --task {f}/task --round 1 --candidates {f}/c.csv "
-        f"--shards {f}/shard.csv --variant default --predictor ridge --evaluations {f}/evaluations.csv "
-        f"--output {f}/predictor.json"
+        f"gather {searched} --round 1 --candidates {f}/candidates.csv --shards {f}/shard.csv "
+        f"--predictions {f}/predictions.json --output {f}/evaluations.csv"
     )
-    searched = f"--model {f}/base --task {f}/task --evaluations {f}/evaluations.csv"
-    stage(f"front {searched} {SPACE} --output {f}/front.csv")
-    stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --output {f}/subnets/01x0")
-    stage(f"export --supernet {f}/supernet --widths 96 48 --subnet 01x0 --form padded --output {f}/padded/01x0")
+    stage(f"find-front {searched} --evaluations {f}/evaluations.csv --output {f}/front.csv")
+    for form in ("hf", "padded"):
+        stage(f"export --supernet {f}/supernet {declared} --subnet 01x0 --form {form} --output {f}/{form}")
     for precision in ("int8", "nf4"):
-        stage(f"quantize --model {f}/subnets/01x0 --precision {precision} --output {f}/{precision}")
-        model = f"--model {f}/{precision} --task {f}/task --precision {precision} --batch-size 4"
-        stage(f"benchmark {model} --output {f}/{precision}.json")
-    stage(f"benchmark --model {f}/subnets/01x0 --task {f}/task --precision fp32 --batch-size 4 --output {f}/fp32.json")
+        stage(f"quantize --model {f}/hf --precision {precision} --output {f}/{precision}")
+    for precision, model in (("int8", "int8"), ("nf4", "nf4"), ("fp32", "hf")):
+        stage(
+            f"run-lm-eval --model {f}/{model} --task {f}/task --precision {precision} --batch-size 4 "
+            f"--output {f}/{precision}.json"
+        )
     stage(
-        f"verify --supernet {f}/supernet --widths 96 48 --subnet 01x0 --task {f}/task --benchmark {f}/fp32.json "
-        f"--dtype fp32 --output {f}/agreement.json"
+        f"verify {searched} --supernet {f}/supernet --subnet 01x0 --benchmark {f}/fp32.json --dtype fp32 "
+        f"--output {f}/agreement.json"
     )
     stage(
-        f"throughput --models x:fp16={f}/subnets/01x0 --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 "
+        f"measure-throughput --models x:fp16={f}/hf --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 "
         f"--repeats 1 --output {f}/speed.csv"
     )
     return folder
@@ -137,11 +138,11 @@ def test_every_trained_weight_is_of_the_stock_architecture(run):
 def test_quantized_exports_are_what_stock_software_quantizes(run, precision):
     """The folder written by `quantize`, and the plain padded network quantized by transformers while loading."""
     tokens = torch.arange(1, 25).reshape(2, 12)
-    form = "padded" if precision == "int8" else "subnets"  # zeros shift the borders of NF4's blocks
+    form = "padded" if precision == "int8" else "hf"  # zeros shift the borders of NF4's blocks
     settings = {"load_in_8bit": True} if precision == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     config = BitsAndBytesConfig(**settings, bnb_4bit_compute_dtype=torch.float16, llm_int8_skip_modules=["lm_head"])
     stock = AutoModelForCausalLM.from_pretrained(
-        run / form / "01x0", quantization_config=config, dtype=torch.float16, trust_remote_code=form == "subnets"
+        run / form, quantization_config=config, dtype=torch.float16, trust_remote_code=form == "hf"
     )
     with torch.inference_mode():
         assert torch.equal(load_model(run / precision, precision)(tokens).logits, stock.eval()(tokens).logits)
@@ -157,13 +158,13 @@ def test_the_front_is_made_of_evaluated_networks(run):
 
 
 STAGES_THAT_TAKE_A_MODEL = [
-    f"base {SPACE} --source FOLDER --output OUT",
-    "export --supernet FOLDER --widths 96 48 --subnet 0000 --output OUT",
-    "gguf --model FOLDER --type f16 --output OUT",
+    "take-base --source FOLDER --output OUT",
+    "declare-space --model FOLDER --depths 3 4 --widths 96 48 --output OUT",
+    "export --supernet FOLDER --space FOLDER/space.json --subnet 0000 --output OUT",
+    "write-gguf --model FOLDER --type f16 --output OUT",
     "quantize --model FOLDER --precision int8 --output OUT",
-    f"sample --seed 1 {SPACE} --algorithm linas --variant default --population 6 --model FOLDER --task t --output OUT",
-    "throughput --models x:fp16=FOLDER --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 --repeats 1 "
-    "--output OUT",
+    "measure-throughput --models x:fp16=FOLDER --batch-size 1 --sequence-length 8 --new-tokens 2 --max-batch 2 "
+    "--repeats 1 --output OUT",
 ]
 
 

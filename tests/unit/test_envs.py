@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from llama_nas import code_digest
+from llama_nas.core import code_digest
 
 ENVS = Path(__file__).resolve().parents[2] / "envs"
 FAMILIES = ("search", "score", "train")
@@ -60,30 +60,42 @@ def test_the_conda_form_pins_the_lock_and_all_that_its_packages_need(family):
 
 
 RULES = "\n".join(path.read_text() for path in sorted(ENVS.parent.glob("workflow/rules/*.smk")))
-STAGES = re.findall(r'^ +image\("(\w+)"\)\n(?:(?!^ *rule ).*\n)*? +".*?\bllama-nas ([\w-]+) ', RULES, re.M)
+STAGES = {  # stage -> the families of its rule's conda environment and of its image; without one, common.smk's is used
+    stage[1]: (re.findall(r"envs/(\w+)\.yaml", rule), re.findall(r'image\("(\w+)"\)', rule) or ["search"])
+    for rule in re.split(r"^ *rule |^ *checkpoint ", RULES, flags=re.MULTILINE)
+    if (stage := re.search(r"\bllama-nas ([\w-]+)", rule))
+}
 
 
-def imported_at_once(nodes: list[ast.stmt]) -> Iterator[str]:
-    """Modules that these statements import when they are reached; not those that functions among them import later."""
+def test_a_rules_image_and_conda_environment_are_of_one_family():
+    assert len(STAGES) > 30, "the rules are written otherwise now"
+    for stage, (conda, image) in STAGES.items():
+        assert conda == image and len(conda) == 1, stage
+
+
+def imported(nodes: list[ast.stmt], later: bool) -> Iterator[str]:
+    """Modules that these statements import when they are reached; later: those that functions among them do, too."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-        elif isinstance(node, ast.Try):
-            yield from imported_at_once(node.body)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            is_later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            inner = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+            yield from imported(list(inner), later) if later or not is_later else []
 
 
 def imported_by(stage: str) -> set[str]:
-    """Top-level names of all modules that a stage imports when it starts."""
+    """Top-level names of what the command line, the stage's module anywhere in it, and their modules at once import."""
     found: set[str] = set()
-    functions = [node for function in code_digest._stage_functions(stage) for node in ast.walk(function)]
-    queue = list(imported_at_once(functions))
+    queue = list(imported(ast.parse(code_digest.stage_file(stage).read_text()).body, later=True))
+    queue.append("llama_nas.cli")
     while queue:
         name = queue.pop()
         path = code_digest._module_file(name)
         if name not in found and path is not None:
-            queue += imported_at_once(ast.parse(path.read_text()).body)
+            queue += imported(ast.parse(path.read_text()).body, later=False)
             queue += [parent for parent in [name.rpartition(".")[0]] if parent != "llama_nas"]
         found.add(name)
     return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"llama_nas"}
@@ -91,11 +103,13 @@ def imported_by(stage: str) -> set[str]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stages_import_is_what_their_family_installs(family):
-    stages = {stage for image, stage in STAGES if image == family}
+    stages = {stage for stage, (conda, _) in STAGES.items() if conda == [family]}
     assert len(stages) >= 3, "the rules are written otherwise now"
     distributions = packages_distributions()
     for stage in sorted(stages):
-        for module in imported_by(stage):
+        modules = imported_by(stage)
+        assert "cyclopts" in modules
+        for module in modules:
             names = {normal(name) for name in distributions[module]}
             assert names & conda_pins(family).keys(), f"{stage} imports {module}"
 

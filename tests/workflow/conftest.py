@@ -1,7 +1,7 @@
 """Fixtures of the tests of the DAG."""
 
 import pytest
-from workflow_copy import Workflow
+from tests.workflow.workflow_copy import Workflow
 
 
 @pytest.fixture

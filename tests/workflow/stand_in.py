@@ -3,55 +3,78 @@
 What the rules pass must satisfy the real parser; what the stages compute is not the DAG's business.
 """
 
+import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 
-from llama_nas.cli import build_parser
+from llama_nas.cli import Call, declared, parse
 
-FOLDERS = {"world", "pretrain", "fetch", "base", "compile-task", "tokenize", "order-channels", "finetune", "export",
-           "quantize", "cards"}  # fmt: skip
-OTHER_OUTPUTS = {
-    "timings",
-    "history",
-    "checkpoints",
-    "tensorboard",
-    "about",
-    "figure",
-    "maps",
-    "maps_figure",
-}
-FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,round\n"
+FETCHES = ("fetch-model", "fetch-dataset")
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+BESIDE = {
+    "finetune": {"checkpoints", "tensorboard"},
+    "write-report": {"timings"},
+}  # may be absent, are not written here
+FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,items,round\n"
+FRONT_IDS = "01111x 000000 00011x"
+FETCHED = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+FETCHED |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000}  # LLaMA2-7B
 
 
 def main() -> None:
-    args = vars(build_parser().parse_args())
-    switches = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
-    if args["stage"] != "fetch" and any(os.environ.get(switch) != "1" for switch in switches):
-        sys.exit(f"{args['stage']}: may reach the Hub")
-    for name, value in args.items():  # an input that is not there is the rule's mistake
-        if isinstance(value, Path) and name not in ("output", *OTHER_OUTPUTS):
-            made_here = name == "evaluations" and args["stage"] == "fit"
-            if not made_here and not value.exists():
-                sys.exit(f"{args['stage']}: --{name} {value} does not exist")
-    if args["stage"] == "fit":
-        args["evaluations"].write_text("evaluations\n")
-    for extra in OTHER_OUTPUTS - {"timings", "checkpoints", "tensorboard"}:
-        if isinstance(args.get(extra), Path):
-            args[extra].write_text(f"{extra}\n")
-    if args["stage"] == "summarize":
-        for figure in args["figures"]:
-            figure.write_text("figure\n")
-    if args["stage"] in FOLDERS:
-        (args["output"] / "hub").mkdir(parents=True)
-        (args["output"] / "file").write_text("content\n")
-        (args["output"] / "instructions.json").write_text("[]\n")
-    elif args["stage"] == "front":
-        ids = os.environ.get("FRONT_IDS", "01111x 000000 00011x").split()
-        rows = "".join(f"{id},6,{i},{2 * i},0.5,0.1,1\n" for i, id in enumerate(ids, start=1))
-        args["output"].write_text(FRONT + rows)
+    call = parse(sys.argv[1:])
+    if call.stage not in FETCHES and any(os.environ.get(switch) != "1" for switch in OFFLINE):
+        sys.exit(f"{call.stage}: may reach the Hub")
+    outputs = {"output", *re.findall(r"^ *(\w+): out:", declared(call.stage).__doc__, re.M)}
+    values = options(call)
+    for name in values.keys() - outputs - BESIDE.get(call.stage, set()):
+        for path in paths(values[name]):  # an input that is not there is the rule's mistake
+            if not path.exists():
+                sys.exit(f"{call.stage}: --{name} {path} does not exist")
+    for name in values.keys() & outputs:
+        for path in paths(values[name]):
+            write(path, call)
+
+
+def options(call: Call) -> dict:
+    """Every option and its value; the fields of a settings dataclass are options, too."""
+    values = {}
+    for name, value in call.arguments.items():
+        values |= vars(value) if is_dataclass(value) else {name: value}
+    return values
+
+
+def paths(value) -> Iterator[Path]:
+    """The paths in an option's value: itself, or one of a list, where NAME=PATH is a path as well."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from [Path(item.partition("=")[2])] if isinstance(item, str) and "=" in item else paths(item)
+
+
+def write(path: Path, call: Call) -> None:
+    """An output of the stage; a path without a suffix is a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if call.stage == "find-front":
+        ids = os.environ.get("FRONT_IDS", FRONT_IDS).split()
+        rows = [f"{id},6,{size},{2 * size},0.5,0.1,100,1\n" for size, id in enumerate(ids, start=1)]
+        path.write_text(FRONT + "".join(rows))
+    elif call.stage == "declare-space":
+        path.write_text(json.dumps(call.arguments, default=str))
+    elif path.suffix:
+        path.write_text("output\n")
     else:
-        args["output"].write_text("output\n")
+        (path / "hub").mkdir(parents=True)
+        (path / "file").write_text("content\n")
+        (path / "instructions.json").write_text("[]\n")
+        if call.stage == "fetch-model":  # a fetched model's size is asked for
+            (path / "config.json").write_text(json.dumps(FETCHED))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,46 +15,44 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow_copy import REPOSITORY, Workflow
+from tests.workflow.workflow_copy import REPOSITORY, Workflow, write_model
 
 SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
 
 # The rules that start rerunning when a key of a block changes ...
 BLOCKS = {
     "embedded": "pretrain",
+    "space": "declare_space",
     "training": "finetune",
     "tasks.arc_easy": "compile_task",
     "search": "propose",
-    "throughput": "throughput",
+    "throughput": "measure_throughput",
 }
 # ... and those of keys that are no key like the others of their block. Behind a front that is made again nothing starts
 # by itself: what is exported and benchmarked is known only when it is there.
 KEYS = {
-    "seed": "world",
-    "embedded.inhabitants": "world",
-    "embedded.items": "world",
-    "space.depths": "finetune sample",
-    "space.widths": "finetune sample",
-    "space.depth_selection": "finetune sample",
+    "seed": "make_world",
+    "embedded.inhabitants": "make_world",
+    "embedded.items": "make_world",
     "space.width_selection": "order_channels finetune",
     "training.max_length": "tokenize",
     "training.checkpoint_every": "",
     "training.tensorboard": "",
-    "tasks.arc_easy.search_items": "sample evaluate finalists",
+    "tasks.arc_easy.search_items": "sample evaluate choose_finalists",
     "tasks.arc_easy.named": "",
     "tasks.arc_easy.min_accuracy": "sample",
     "search.objectives": "sample",
     "search.max_size": "sample",
     "search.algorithm": "sample",
     "search.variant": "sample",
-    "search.predictor": "fit",
-    "search.population": "sample propose evaluate fit",
-    "search.evaluations": "propose evaluate fit front find_patterns",
+    "search.population": "sample propose evaluate gather",
+    "search.evaluations": "propose evaluate gather find_front find_patterns",
     "search.shards": "",
-    "export.members": "throughput",
+    "export.members": "measure_throughput",
     "export.formats": "export",
-    "benchmark.precisions": "benchmark throughput",
-    "benchmark.batch_size": "benchmark",
+    "contenders": "quantize run_lm_eval measure_throughput",
+    "benchmark.precisions": "run_lm_eval measure_throughput",
+    "benchmark.batch_size": "run_lm_eval",
     "compute.device": "pretrain",
     "compute.dtype": "evaluate",
     "compute.threads": "evaluate",
@@ -84,6 +82,7 @@ VALUES = {
     "search.evaluations": 60,
     "export.members": 1,
     "export.formats": ["hf", "padded"],
+    "contenders": {"slicegpt-0.25": "other-method"},
     "benchmark.precisions": ["fp16", "int8", "fp32"],
 }
 # Keys without effect on the embedded world, keys of other sources, and keys that have no other value by themselves: all
@@ -97,14 +96,11 @@ OTHER_SOURCES |= {"instructions.path", "instructions.hub_id", "instructions.revi
 NO_OTHER = {"embedded.intermediate_size", "tasks.arc_easy.subtasks"}
 
 
-MODEL = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 6}
-MODEL |= {"num_attention_heads": 2, "vocab_size": 600}
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Workflow:
     """A finished run, which no test changes."""
     workflow = Workflow(tmp_path_factory.mktemp("done"))
+    write_model(workflow.folder / "other-method")
     workflow()
     return workflow
 
@@ -213,8 +209,7 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     """A local model and local data; then a model and instructions from the Hub."""
     workflow = Workflow(tmp_path)
     for name in ("model", "other-model"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(MODEL))
+        write_model(tmp_path / name)
     for name in ("root/allenai/ai2_arc", "other-root/allenai/ai2_arc"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("rows.json", "other-rows.json"):
@@ -233,8 +228,8 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
         ["results/base", "results/supernet", "results/tasks/arc_easy"],
     )
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
-        "space.depths": {"finetune"},
-        "base.path": {"base_model"},
+        "space.depths": {"declare_space"},
+        "base.path": {"take_base"},
         "instructions.path": {"tokenize"},
         "data_root": {"compile_task"},
     }
@@ -252,11 +247,11 @@ def test_other_sources_of_the_base_the_instructions_and_the_data(tmp_path):
     values |= {"tasks.mine.dataset": "o/other-data", "tasks.mine.revision": "2", "tasks.group.subtasks": ["virology"]}
     ran = plans(workflow, values | {"instructions.hub_id": "o/other-rows"}, targets)
     assert {key: starts(jobs) for key, jobs in ran.items()} == {
-        "space.depths": {"finetune"},
+        "space.depths": {"declare_space"},
         "instructions.hub_id": {"fetch_dataset", "tokenize"},
         "base.revision": {"fetch_model"},
         "instructions.revision": {"fetch_dataset"},
-        "base.hub_id": {"fetch_model", "base_model"},
+        "base.hub_id": {"fetch_model", "take_base"},
         "tasks.mine.dataset": {"fetch_dataset", "compile_task"},
         "tasks.mine.revision": {"fetch_dataset"},
         "tasks.group.subtasks": {"compile_task"},
@@ -296,11 +291,27 @@ def test_keys_of_other_objectives(tmp_path):
     targets = ["results/search/arc_easy/round_1/candidates.csv"]
     workflow(*targets)
     command = workflow(*targets, "--forcerun", "sample", "--printshellcmds")
-    words = "--objectives metric size latency --max-size 1GB --precision fp16 --latency decode --costs results/costs/"
-    assert words in command.stdout + command.stderr
+    words = "--objectives metric size latency --max-size 1GB --precision fp16 --measured latency=results/costs/latency-"
+    assert f"{words}decode.json " in command.stdout + command.stderr
     values = {"search.precision": "int8", "search.latency": "prefill"} | {f"costs.{key}": v for key, v in COSTS.items()}
     ran = {key: starts(jobs) for key, jobs in plans(workflow, values, targets).items()}
     assert ran == {key: {"measure_costs" if key.startswith("costs") else "sample"} for key in values}
+
+
+def test_a_space_of_other_content_reruns_what_reads_it(done, tmp_path):
+    workflow = done.fork(tmp_path / "fork")
+    workflow("results/space.json", change=lambda config: config["space"].update(depths=[5, 6]))
+    jobs = plans(workflow, {"seed": 1})["seed"]
+    assert starts(jobs) == {"finetune", "sample"}
+    ran = {job["rule"] for job in jobs}
+    assert {"evaluate", "gather", "propose", "find_front", "find_patterns"} <= ran
+    assert not ran & {"make_world", "pretrain", "tokenize", "compile_task", "declare_space"}
+
+
+def test_the_same_space_declared_again_reruns_nothing(done, tmp_path):
+    workflow = done.fork(tmp_path / "fork")
+    workflow("results/space.json", "--forcerun", "declare_space")
+    assert plans(workflow, {"seed": 1})["seed"] == []
 
 
 def test_what_is_added_reuses_all_there_is(done):
@@ -311,10 +322,11 @@ def test_what_is_added_reuses_all_there_is(done):
         "benchmark.precisions": ["fp16", "int8", "fp32"],
     }
     ran = {key: {job["rule"] for job in jobs} for key, jobs in plans(done, more).items()}
-    sums = {"all", "summarize", "find_patterns", "cards", "report", "throughput", "verify"}
-    assert ran["search.evaluations"] == {"propose", "evaluate", "fit", "front"} | sums
-    assert ran["tasks.winogrande"] <= {"compile_task", "sample", "propose", "evaluate", "fit", "front"} | sums
-    assert ran["benchmark.precisions"] <= {"benchmark"} | sums
+    sums = {"all", "summarize", "find_patterns", "write_cards", "write_report", "measure_throughput", "verify"}
+    search = {"propose", "evaluate", "gather", "find_front"}
+    assert ran["search.evaluations"] == search | sums
+    assert ran["tasks.winogrande"] == search | {"compile_task", "sample"} | sums
+    assert ran["benchmark.precisions"] == {"run_lm_eval"} | sums - {"find_patterns", "verify"}
 
 
 def test_other_shards_are_for_the_rounds_to_come(done):
@@ -322,7 +334,7 @@ def test_other_shards_are_for_the_rounds_to_come(done):
     search = done.config["search"] | {"shards": 3, "evaluations": 60}
     jobs = plans(done, {"search": search})["search"]
     ran = collections.Counter(job["rule"] for job in jobs)
-    assert (ran["propose"], ran["evaluate"], ran["fit"]) == (1, 3, 1)
+    assert (ran["propose"], ran["evaluate"], ran["gather"]) == (1, 3, 1)
 
 
 def test_an_input_file_reruns_what_reads_it(done):
@@ -330,8 +342,8 @@ def test_an_input_file_reruns_what_reads_it(done):
     readers = {
         "results/search/arc_easy/round_1/candidates.csv": {"evaluate"},
         "results/search/arc_easy/round_1/evaluations.csv": {"propose"},
-        "results/agreement/arc_easy.json": {"summarize", "report"},
-        "results/summary/arc_easy.csv": {"report", "cards"},
+        "results/agreement/arc_easy.json": {"summarize", "write_report"},
+        "results/summary/arc_easy.csv": {"write_report", "write_cards"},
     }
     for name, rules in readers.items():
         path = done.folder / name

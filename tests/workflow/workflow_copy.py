@@ -1,16 +1,50 @@
 """A copy of the workflow with stand-ins for the stages, for tests of what runs and what reruns."""
 
+from __future__ import annotations
+
+import collections
+import copy
+import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REDUCED = REPOSITORY / "workflow/presets/reduced.yaml"
+LLAMA2_7B = REPOSITORY / "workflow/presets/llama2-7b.yaml"
+# A config.json of the reduced world's model, as far as a check of the config looks into one.
+MODEL = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 6}
+MODEL |= {"num_attention_heads": 2, "vocab_size": 600}
+
+
+def snakemake(*arguments: str | Path, folder: Path = REPOSITORY, **options) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a folder."""
+    return subprocess.run(["snakemake", *arguments], cwd=folder, text=True, capture_output=True, **options)
+
+
+def jobs(result: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Job counts by rule of a (dry-)run; empty when there was nothing to do."""
+    table = re.search(r"^Job stats:\njob +count\n[- ]+\n(.*?)^total", result.stdout + result.stderr, re.M | re.S)
+    return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()} if table else {}
+
+
+def executed(result: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """How often each rule really ran."""
+    names = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", result.stdout + result.stderr, re.M)
+    return dict(collections.Counter(names))
+
+
+def write_model(folder: Path, shape: dict = MODEL) -> None:
+    """A model folder that holds its config.json alone."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(shape))
 
 
 class Workflow:
@@ -27,19 +61,28 @@ class Workflow:
         command.parent.mkdir()
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "stand_in.py"}" "$@"\n')
         command.chmod(command.stat().st_mode | stat.S_IXUSR)
-        self.path = f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = os.environ | {"PATH": path}
 
-    def __call__(self, *arguments, change=None, check=True):
-        if change:
-            change(self.config)
+    def fork(self, folder: Path) -> Workflow:
+        """The same code and what it has made, in a folder of its own; with .snakemake, which knows what was made."""
+        fork = copy.copy(self)
+        fork.folder, fork.config = folder, copy.deepcopy(self.config)
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("code", "bin"))
+        return fork
+
+    def options(self) -> list[str | Path]:
+        """Snakemake's options for this workflow and its config, which is written down."""
         path = self.folder / "test.yaml"
         path.write_text(yaml.safe_dump(self.config))
-        result = subprocess.run(
-            ["snakemake", "--snakefile", self.code / "Snakefile", "--configfile", path, "--cores", "2", *arguments],
-            cwd=self.folder,
-            env=os.environ | {"PATH": self.path},
-            text=True,
-            capture_output=True,
-        )
+        return ["--snakefile", self.code / "Snakefile", "--configfile", path, "--cores", "2"]
+
+    def __call__(
+        self, *arguments: str | Path, change: Callable[[dict], object] | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run with the config as it is, or as `change` leaves it for this run and the next ones."""
+        if change:
+            change(self.config)
+        result = snakemake(*self.options(), *arguments, folder=self.folder, env=self.environment)
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result

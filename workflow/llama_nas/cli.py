@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from llama_nas import __version__
 from llama_nas.core.code_digest import ROOT, code_digest, stage_file
@@ -86,7 +86,7 @@ def declared(stage: str) -> Callable[..., None]:
     arguments.kwonlyargs = arguments.args + arguments.kwonlyargs
     arguments.kw_defaults = [*(None for _ in arguments.args), *arguments.kw_defaults]
     arguments.args, arguments.defaults = [], []
-    function.body = [ast.Expr(ast.Constant(ast.get_docstring(function)))]
+    function.body = [ast.Expr(ast.Constant(_unwrapped(ast.get_docstring(function) or "")))]
     needed = {node.id for node in ast.walk(arguments) if isinstance(node, ast.Name)}
     module = ast.Module([*_imports(tree, needed), function], type_ignores=[])
     names: dict[str, Any] = {"__name__": __name__}
@@ -100,6 +100,12 @@ def declared(stage: str) -> Callable[..., None]:
             stub.__annotations__[option] = Annotated[kind, Parameter(name="*")]
     stub.__kwdefaults__ = defaults
     return stub
+
+
+def _unwrapped(docstring: str) -> str:
+    """The docstring with each paragraph on one line, as the terminal wraps it anew; the options stay as they are."""
+    paragraphs = docstring.split("\n\n")
+    return "\n\n".join(text if text.startswith("Args:") else " ".join(text.split()) for text in paragraphs)
 
 
 def _titled(stage: str) -> Callable[[], None]:
@@ -170,6 +176,9 @@ def main(argv: list[str] | None = None) -> int:
                 level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
             )
             run(call)
+    except MissingArgumentError as error:
+        missing = error.argument.name if error.argument is not None else "an option"
+        return _refuse(name, f"{missing} is missing; see {name} --help")
     except (UserError, CycloptsError) as error:
         return _refuse(name, " ".join(str(error).split()))
     except OSError as error:

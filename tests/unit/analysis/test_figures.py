@@ -1,30 +1,22 @@
 """Figures, on a small synthetic run and on tables whose areas can be computed by hand."""
 
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
-from analysis_cases import Run, scores
 
 from llama_nas.analysis import figures
 from llama_nas.analysis.figures import progress_figure, training_figure
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
-
-
 def test_figure_is_clean_svg_that_shows_the_data(run):
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
     run.summarize("arc_easy")
     before = {path: path.read_text(encoding="utf-8") for path in run.figures("arc_easy")}
     for svg in before.values():
         assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
         assert "<metadata" not in svg and "<text" not in svg
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.50, 0.40))
+    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.50, 0.40))
     run.summarize("arc_easy")
     changed = [path.stem.split("_")[-1] for path, svg in before.items() if path.read_text(encoding="utf-8") != svg]
     assert changed == ["front", "quantized", "speed"]  # the others are drawn from what the search evaluated
@@ -33,10 +25,10 @@ def test_figure_is_clean_svg_that_shows_the_data(run):
 def test_a_front_of_latency_has_a_second_panel(run, monkeypatch):
     """Over size, the line joins the members that are on the front for their size; over seconds, all are shown."""
     front = pd.DataFrame({"size_bytes": [10, 20, 30], "items": 9, "acc": [0.4, 0.6, 0.5], "latency": [1.0, 3.0, 2.0]})
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
+    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
     run.summarize("arc_easy")
     summary = pd.read_csv(run.results / "summary/arc_easy.csv")
-    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
     evaluations = front.assign(subnet_id=["a", "b", "c"], round=1)
     assert len(figures.front_figure(summary, evaluations, front.drop(columns="latency")).axes) == 1
     over_size, over_seconds = figures.front_figure(summary, evaluations, front).axes
@@ -48,7 +40,7 @@ def test_a_front_of_latency_has_a_second_panel(run, monkeypatch):
 def drawn(figure, evaluations: pd.DataFrame, monkeypatch):
     """The axes of a task's figure, before they become SVG."""
     summary = pd.DataFrame([{"metric": "acc", "higher_is_better": True, "task": "t", "stderr": 0.01, "chance": 0.25}])
-    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
     return figure(summary, evaluations, evaluations).axes[0]
 
 
@@ -74,7 +66,7 @@ def test_fast_and_good_networks_are_joined(monkeypatch):
     for phase in ("", "decode_", "decode_saturated_"):
         for suffix in ("", "_q1", "_q3"):
             summary[f"{phase}tokens_per_second{suffix}"] = summary["tokens_per_second"]
-    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
     evaluations = pd.DataFrame({"size_bytes": [10]})
     for axes in figures.speed_figure(summary, evaluations, evaluations).axes:
         joined = next(line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2)
@@ -83,7 +75,7 @@ def test_fast_and_good_networks_are_joined(monkeypatch):
 
 def test_chance_is_drawn_where_the_axis_reaches_it(run):
     for task, chance in (("near", 0.5), ("far", 0.01)):
-        run.add_task(task, scores(0.60, 0.70, 0.58, 0.40), chance=chance)
+        run.add_task(task, run.scores(0.60, 0.70, 0.58, 0.40), chance=chance)
         run.summarize(task)
     near, far = ((run.results / f"figures/{task}_quantized.svg").read_text() for task in ("near", "far"))
     dotted = "stroke-dasharray: 1,1.65"

@@ -10,7 +10,6 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from analysis_cases import Run, scores
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPTIONS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files"]
@@ -34,10 +33,10 @@ if BROWSER is None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    run = Run(tmp_path_factory.mktemp("page"))
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.58, 0.40))
-    run.add_task("winogrande", scores(0.80, 0.70, 0.68, 0.40), chance=0.5)
+def folder(make_run, tmp_path_factory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("page"))
+    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
+    run.add_task("winogrande", run.scores(0.80, 0.70, 0.68, 0.40), chance=0.5)
     run.report()
     return run.results
 

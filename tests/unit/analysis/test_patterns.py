@@ -12,8 +12,9 @@ from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import PERCENTILES, TOP, find_patterns, judge_heuristics
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import ModelShape
-from llama_nas.search.heuristics import FEWEST, GOOD, write_heuristics
+from llama_nas.core.shape import Block, ModelShape
+from llama_nas.core.space import SearchSpace
+from llama_nas.search.heuristics import FEWEST, GOOD, find_heuristics
 from llama_nas.search.tables import EVALUATION_COLUMNS
 
 CONFIG = {
@@ -25,6 +26,7 @@ CONFIG = {
     "vocab_size": 512,
 }
 WIDTHS = [256, 64, 128]
+SPACE = SearchSpace.declare(ModelShape.from_config(CONFIG), [4, 6, 8], WIDTHS)
 NARROW_IS_BEST = {3, 6, 7}  # layers, from 1
 
 
@@ -37,8 +39,7 @@ def accuracy(subnet_id: str) -> float:
 @pytest.fixture
 def run(tmp_path):
     """A run's artifacts; returns what the tables, figures and candidates read off it are called."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text(json.dumps(CONFIG))
+    SPACE.write(tmp_path / "space.json")
     (tmp_path / "task").mkdir()
     rng = np.random.default_rng(0)
     ids = ["".join(rng.choice(list("012"), 8 - dropped)) + "x" * dropped for dropped in (0, 2) for _ in range(150)]
@@ -52,9 +53,10 @@ def run(tmp_path):
         evaluations.assign(acc=[sign * accuracy(i) for i in ids]).to_csv(tmp_path / "evaluations.csv", index=False)
         names = {"layers": "layers.csv", "layers_figure": "layers.svg", "maps": "maps.csv", "maps_figure": "maps.svg"}
         outputs = {key: tmp_path / name for key, name in (names | {"candidates": "candidates.csv"}).items()}
-        inputs = {"model": tmp_path / "model", "task": tmp_path / "task", "evaluations": tmp_path / "evaluations.csv"}
-        write_heuristics(outputs["candidates"], widths=WIDTHS, named=named, **inputs)
-        find_patterns(widths=WIDTHS, **inputs, **{key: outputs[key] for key in names})
+        inputs = {"space": tmp_path / "space.json", "task": tmp_path / "task"}
+        inputs["evaluations"] = tmp_path / "evaluations.csv"
+        find_heuristics(outputs["candidates"], named=named, **inputs)
+        find_patterns(**inputs, **{key: outputs[key] for key in names})
         return outputs
 
     find.ids, find.folder = sorted(set(ids)), tmp_path
@@ -74,9 +76,8 @@ def test_shares_are_counted_over_distinct_networks(run, sign):
         assert row.count == (layers[good] == row.layers).sum() and row.probability == row.count / row.networks
     for row in maps.itertuples():
         own = [i for i in run.ids if 8 - i.count("x") == row.layers and accuracy(i) >= sign * row.threshold]
-        assert row.networks == len(own) and row.count == sum(
-            i[row.layer - 1] == "012"[WIDTHS.index(row.width)] for i in own
-        )
+        code = "012"[WIDTHS.index(int(row.block.removeprefix("mlp width ")))]
+        assert row.networks == len(own) and row.count == sum(i[row.layer - 1] == code for i in own)
     assert (maps.groupby(["layers", "percentile", "layer"])["probability"].sum().round(9) == 1).all()
     assert maps.groupby("layers")["layer"].max().to_dict() == {4: 4, 6: 6, 8: 8}
 
@@ -104,7 +105,7 @@ def test_figures_say_what_they_are_of_and_are_the_same_bytes_again(run):
 
 
 def test_a_layer_count_more_than_there_are_colours_is_drawn(monkeypatch):
-    monkeypatch.setattr(patterns, "_svg", lambda figure: figure)
+    monkeypatch.setattr(patterns, "svg", lambda figure: figure)
     counts = range(1, len(patterns.COLORS) + 2)
     table = pd.DataFrame({"layers": list(counts), "gain": 0.5})
     metric = Metric("acc", True)
@@ -116,9 +117,11 @@ def test_heuristics_are_what_the_maps_show(run):
     """Search and analysis read the same evaluations, each by its own code."""
     outputs = run()
     maps = read_table(outputs["maps"])
+    codes = {str(Block(mlp_width=width)): code for width, code in zip(WIDTHS, "012", strict=True)}
+    maps["width"] = maps["block"].map(dict(zip(codes, WIDTHS, strict=True)))
     top = maps[maps["percentile"] == TOP].sort_values(["probability", "width"])
     mapped = {
-        "".join("012"[WIDTHS.index(width)] for width in own.groupby("layer")["width"].last()).ljust(8, "x")
+        "".join(codes[block] for block in own.groupby("layer")["block"].last()).ljust(8, "x")
         for _, own in top[top["networks"] >= FEWEST].groupby("layers")
     }
     candidates = read_table(outputs["candidates"])
@@ -139,9 +142,8 @@ def test_heuristics_are_judged_against_the_full_network_and_the_front(run, sign)
     shards = [run.folder / "shard_1-of-2.csv", run.folder / "shard_2-of-2.csv"]
     rows.iloc[1:].to_csv(shards[0], index=False)
     rows.iloc[:1].to_csv(shards[1], index=False)
-    shape = ModelShape.from_config(CONFIG)
     (run.folder / "front.csv").write_text(f"size_bytes,acc\n1,{sign * 0.2}\n2,{sign * 0.3}\n{10**12},{sign * 0.9}\n")
-    inputs = {"model": run.folder / "model", "widths": WIDTHS, "task": run.folder / "task", "candidates": candidates}
+    inputs = {"space": run.folder / "space.json", "task": run.folder / "task", "candidates": candidates}
     output = run.folder / "heuristics.csv"
     judge_heuristics(output, front=run.folder / "front.csv", shards=shards, **inputs)
     table = read_table(output)
@@ -152,7 +154,7 @@ def test_heuristics_are_judged_against_the_full_network_and_the_front(run, sign)
     )
     assert table["front_value"].tolist() == [sign * 0.3] * 3 and (table["stderr"] == 0.02).all()
     assert table["size_bytes"].iloc[0] == 2 * table["parameters"].iloc[0]
-    assert shape.num_hidden_layers == table["layers"].iloc[0]
+    assert SPACE.num_layers == table["layers"].iloc[0]
     assert set(table["source"]) == {" ".join(map(str, [run.folder / "front.csv", *shards]))}
     with pytest.raises(UserError, match=f"no value of acc for {ids[0]}"):
         judge_heuristics(output, front=run.folder / "front.csv", shards=shards[:1], **inputs)

@@ -1,40 +1,36 @@
 """The summary table and what is judged in it, on a small synthetic run whose numbers can be computed by hand."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_cases import ACCURACY, BITS, FULL, LAYERS, MEDIUM, SMALL, Run, int8_bytes, parameters, scores, text
 
 from llama_nas.analysis.figures import smoothing_window
-from llama_nas.analysis.judgement import recommended
+from llama_nas.analysis.judgement import Metric, recommended
 from llama_nas.analysis.sections import count_text
 from llama_nas.analysis.summary import SUMMARY_COLUMNS
 
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
+ACCURACY, BITS = Metric("acc", True), Metric("bits_per_byte", False)
 
 
 def test_summary_rows_are_what_arithmetic_says(run):
-    run.add_task("arc_easy", scores(0.60, 0.70, 0.68, 0.40))
+    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.68, 0.40))
     table = run.summarize("arc_easy")
     assert tuple(table.columns) == SUMMARY_COLUMNS
-    order = [(model, precision) for model in ("pretrained", FULL, MEDIUM, SMALL) for precision in ("fp16", "int8")]
+    networks = {"pretrained": run.full, run.full: run.full, run.medium: run.medium, run.small: run.small}
+    order = [(model, precision) for model in networks for precision in ("fp16", "int8")]
     assert list(zip(table["model"], table["precision"], strict=True)) == order
     assert list(table["role"]) == ["pretrained"] * 2 + ["full"] * 2 + ["member"] * 4
 
     rows = table.set_index(["model", "precision"])
-    for model, network in (("pretrained", FULL), (FULL, FULL), (MEDIUM, MEDIUM), (SMALL, SMALL)):
-        assert set(rows.loc[model, "parameters"]) == {parameters(network)}
-        assert set(rows.loc[model, "layers"]) == {LAYERS - network.count("x")}
-        assert rows.loc[(model, "fp16"), "size_bytes"] == 2 * parameters(network)
-        assert rows.loc[(model, "int8"), "size_bytes"] == int8_bytes(network)
-    small = rows.loc[(SMALL, "int8")]
-    assert small["size_ratio"] == pytest.approx(2 * parameters(FULL) / int8_bytes(SMALL))
+    for model, network in networks.items():
+        assert set(rows.loc[model, "parameters"]) == {run.parameters(network)}
+        assert set(rows.loc[model, "layers"]) == {6 - network.count("x")}
+        assert rows.loc[(model, "fp16"), "size_bytes"] == 2 * run.parameters(network)
+        assert rows.loc[(model, "int8"), "size_bytes"] == run.int8_bytes(network)
+    small = rows.loc[(run.small, "int8")]
+    assert small["size_ratio"] == pytest.approx(2 * run.parameters(run.full) / run.int8_bytes(run.small))
     assert small["value_difference"] == pytest.approx(0.39 - 0.60)
     assert small["finetuning_difference"] == pytest.approx(0.70 - 0.60)
     assert small["search_difference"] == pytest.approx(0.40 - 0.70)
@@ -45,34 +41,34 @@ def test_summary_rows_are_what_arithmetic_says(run):
 
     # two combined standard errors are 2 * sqrt(2) * 0.02 = 0.0566
     assert list(rows.xs("fp16", level=1)["verdict"]) == ["within noise", "better", "better", "worse"]
-    assert list(table.loc[table["recommended"], "model"].unique()) == [MEDIUM]
-    assert list(rows.loc[MEDIUM, "tokens_per_second"]) == [1250.0, 625.0]
-    assert list(rows.loc[MEDIUM, "decode_saturated_tokens_per_second"]) == [500.0, 250.0]
-    assert rows.loc[(FULL, "fp16"), "decode_limit_tokens_per_second"] == 400.0
-    assert rows.loc[SMALL, "decode_tokens_per_second"].isna().all()
-    assert rows.loc[(SMALL, "fp16"), "versions"] == "lm_eval 0.4.13, torch 2.13.0"
+    assert list(table.loc[table["recommended"], "model"].unique()) == [run.medium]
+    assert list(rows.loc[run.medium, "tokens_per_second"]) == [1250.0, 625.0]
+    assert list(rows.loc[run.medium, "decode_saturated_tokens_per_second"]) == [500.0, 250.0]
+    assert rows.loc[(run.full, "fp16"), "decode_limit_tokens_per_second"] == 400.0
+    assert rows.loc[run.small, "decode_tokens_per_second"].isna().all()
+    assert rows.loc[(run.small, "fp16"), "versions"] == "lm_eval 0.4.13, torch 2.13.0"
 
 
 def test_a_minimised_metric_is_judged_the_other_way_round(run):
-    run.add_task("tinystories", scores(2.40, 2.30, 2.41, 2.90, int8_loss=-0.01), BITS)
+    run.add_task("tinystories", run.scores(2.40, 2.30, 2.41, 2.90, int8_loss=-0.01), BITS)
     table = run.summarize("tinystories").set_index(["model", "precision"])
     assert list(table.xs("fp16", level=1)["verdict"]) == ["within noise", "better", "within noise", "worse"]
-    assert table.loc[(FULL, "fp16"), "value_difference"] == pytest.approx(-0.10)
+    assert table.loc[(run.full, "fp16"), "value_difference"] == pytest.approx(-0.10)
     assert table["chance"].isna().all()
-    page = text(run.report())
-    assert f"take {MEDIUM} – " in page
+    page = run.page_text()
+    assert f"take {run.medium} – " in page
     assert "bits_per_byte 2.410 ± 0.020 against 2.400 ± 0.020 (within noise, lower is better)" in page
     assert "a negative difference is an improvement" in page
     assert "chance" not in page.split("The rule")[0]
 
 
 def test_an_unknown_standard_error_is_not_judged(run):
-    run.add_task("tinystories", scores(2.40, 2.30, 2.39, 2.41), BITS, stderr=None)
+    run.add_task("tinystories", run.scores(2.40, 2.30, 2.39, 2.41), BITS, stderr=None)
     table = run.summarize("tinystories").set_index(["model", "precision"])
     assert table["stderr"].isna().all()
     assert set(table["verdict"]) == {"not judged"}
-    assert table.loc[(MEDIUM, "fp16"), "recommended"]  # the small one is worse, if by a hair
-    page = text(run.report())
+    assert table.loc[(run.medium, "fp16"), "recommended"]  # the small one is worse, if by a hair
+    page = run.page_text()
     assert "bits_per_byte 2.390 against 2.400 (not judged, lower is better)" in page
     assert "Drops that would pass as noise" not in page
 

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from export_cases import WIDTHS, write_supernet
+from tests.support.models import WIDTHS, write_supernet
 
-from llama_nas.base.fetch import take_local_model
+from llama_nas.base.take import take_base
 from llama_nas.core.errors import UserError
 from llama_nas.models.folder import load_model
 
@@ -115,7 +115,7 @@ def fetch(server, output: Path, repo: str, *arguments: str, kind="model", revisi
     server.requests.clear()
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     clean |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(output.parent / "home")}
-    command = [sys.executable, "-m", "llama_nas.cli", "fetch", "--repo", repo, "--kind", kind]
+    command = [sys.executable, "-m", "llama_nas.cli", f"fetch-{kind}", "--repo", repo]
     command += ["--revision", revision, "--output", str(output), *arguments]
     return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=120)
 
@@ -205,7 +205,7 @@ def test_what_the_hub_refuses_is_one_line(server, tmp_path, repo, arguments, mes
 
 
 def test_the_workflow_fetches_once_and_resources_can_be_copied_to_where_there_is_no_internet(server, tmp_path):
-    repository = Path(__file__).resolve().parents[2]
+    repository = Path(__file__).resolve().parents[3]
     config = tmp_path / "hub.json"
     settings = {
         "base": {"source": "hub", "hub_id": "o/model", "revision": COMMIT},
@@ -232,17 +232,14 @@ def test_the_workflow_fetches_once_and_resources_can_be_copied_to_where_there_is
     shutil.copytree(tmp_path / "login-node/resources", tmp_path / "cluster/resources")
     server.requests.clear()
     plan = snakemake("cluster", "fronts", "--dry-run", **here)
-    assert "rule base_model" in plan and "rule fetch_" not in plan
+    assert "rule take_base" in plan and "rule fetch_" not in plan
     snakemake("cluster", "results/base", **here)
     assert names(tmp_path / "cluster/results/base") == names(tmp_path / "login-node/results/base")
     assert not any("o/" in request for request in server.requests)
 
 
-SPACE = {"depths": [4, 6], "widths": WIDTHS, "depth_selection": "first"}
-
-
 def test_a_local_model_is_linked_without_what_no_run_needs(model, tmp_path):
-    take_local_model(tmp_path / "base", source=model, **SPACE)
+    take_base(tmp_path / "base", source=model)
     assert names(tmp_path / "base") == names(model) - set(UNWANTED)
     for name in names(tmp_path / "base"):
         assert (tmp_path / "base" / name).samefile(model / name)
@@ -253,7 +250,7 @@ def test_links_of_a_hub_cache_are_followed(model, tmp_path):
     (tmp_path / "snapshot").mkdir()
     for path in model.glob("*.*"):
         (tmp_path / "snapshot" / path.name).symlink_to(path)
-    take_local_model(tmp_path / "base", source=tmp_path / "snapshot", **SPACE)
+    take_base(tmp_path / "base", source=tmp_path / "snapshot")
     assert not any(path.is_symlink() for path in (tmp_path / "base").iterdir())
     load_model(tmp_path / "base", "fp32")
 
@@ -263,7 +260,7 @@ def test_where_links_are_impossible_files_are_copied(model, tmp_path, monkeypatc
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    take_local_model(tmp_path / "base", source=model, **SPACE)
+    take_base(tmp_path / "base", source=model)
     assert not (tmp_path / "base/config.json").samefile(model / "config.json")
     load_model(tmp_path / "base", "fp32")
 
@@ -286,17 +283,15 @@ def test_an_incomplete_local_folder_is_refused_by_its_config_key(model, tmp_path
             if path.name != missing:
                 (source / path.name).symlink_to(path)
     with pytest.raises(UserError, match=message):
-        take_local_model(tmp_path / "base", source=source, **SPACE)
+        take_base(tmp_path / "base", source=source)
     assert not (tmp_path / "base").exists()
 
 
-def test_a_truncated_file_and_a_wrong_space_are_refused(model, tmp_path):
-    take_local_model(tmp_path / "copy", source=model, **SPACE)
+def test_a_truncated_file_is_refused(model, tmp_path):
+    take_base(tmp_path / "copy", source=model)
     weights = min((tmp_path / "copy").glob("*.safetensors"))
     content = weights.read_bytes()
     weights.unlink()
     weights.write_bytes(content[:-1])
     with pytest.raises(UserError, match=rf"base\.path: .*{weights.name}: not a complete"):
-        take_local_model(tmp_path / "base", source=tmp_path / "copy", **SPACE)
-    with pytest.raises(UserError, match=r"space\.widths"):
-        take_local_model(tmp_path / "base", source=model, **SPACE | {"widths": [64]})
+        take_base(tmp_path / "base", source=tmp_path / "copy")

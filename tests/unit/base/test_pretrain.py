@@ -2,21 +2,25 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from llama_nas.base.pretrain import learning_rate_at, pretrain_base, train_tokenizer, training_rows
+from llama_nas.base.pretrain import learning_rate_at, pretrain, train_tokenizer, training_rows
+from llama_nas.base.recipe import Recipe
 from llama_nas.base.world import DOCUMENT_END
 from llama_nas.core.artifacts import folder_digest
 from llama_nas.core.errors import UserError
+from llama_nas.core.settings import Compute
 
 DOCUMENTS = ["Rolan lives in Arlow.", "Question: Where does Rolan live?\nAnswer: Arlow", "Mina keeps a dog."] * 20
-SMALL = dict(
-    seed=1, layers=2, hidden_size=16, intermediate_size=24, heads=2, vocabulary=300, max_positions=64,
-    sequence_length=32, steps=300, batch_size=4, learning_rate=1e-2, device="cpu", threads=1,
+RECIPE = Recipe(
+    layers=2, hidden_size=16, intermediate_size=24, heads=2, vocabulary=300, max_positions=64,
+    sequence_length=32, steps=300, batch_size=4, learning_rate=1e-2,
 )  # fmt: skip
+SMALL = {"seed": 1, "recipe": RECIPE, "compute": Compute("cpu", threads=1)}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def small_world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(small_world: Path, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("models") / "base"
-    pretrain_base(output, world=small_world, **SMALL)
+    pretrain(output, world=small_world, **SMALL)
     return output
 
 
@@ -97,8 +101,8 @@ def test_base_is_a_stock_llama_that_has_learned_its_corpus(base: Path):
 
 
 def test_same_arguments_give_the_same_bytes_and_another_seed_does_not(base: Path, small_world: Path, tmp_path: Path):
-    pretrain_base(tmp_path / "again", world=small_world, **SMALL)
-    pretrain_base(tmp_path / "other", world=small_world, **(SMALL | {"seed": 2}))
+    pretrain(tmp_path / "again", world=small_world, **SMALL)
+    pretrain(tmp_path / "other", world=small_world, **SMALL | {"seed": 2})
     assert folder_digest(tmp_path / "again") == folder_digest(base) != folder_digest(tmp_path / "other")
 
 
@@ -112,10 +116,10 @@ def test_same_arguments_give_the_same_bytes_and_another_seed_does_not(base: Path
 )
 def test_impossible_shapes_are_refused_in_one_line(small_world: Path, tmp_path: Path, change: dict, message: str):
     with pytest.raises(UserError, match=message):
-        pretrain_base(tmp_path / "x", world=small_world, **(SMALL | change))
+        pretrain(tmp_path / "x", world=small_world, **SMALL | {"recipe": replace(RECIPE, **change)})
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_corpus_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"corpus\.txt: not found"):
-        pretrain_base(tmp_path / "x", world=tmp_path / "nowhere", **SMALL)
+        pretrain(tmp_path / "x", world=tmp_path / "nowhere", **SMALL)

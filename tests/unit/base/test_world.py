@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from lm_eval.tasks import TaskManager
 
-from llama_nas.base.world import read_corpus, write_world
+from llama_nas.base.world import make_world, read_corpus
 from llama_nas.base.world.facts import LISTED, RULED, draw_names, draw_world
 from llama_nas.base.world.texts import ALPACA_PROMPT, TRUTHFULQA_PRIMER
 from llama_nas.core.artifacts import derived_seed, folder_digest
@@ -33,7 +33,7 @@ FOLDERS = {  # folder of the repository -> config
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("embedded") / "world"
-    write_world(folder, seed=1, inhabitants=INHABITANTS, items=ITEMS)
+    make_world(folder, seed=1, inhabitants=INHABITANTS, items=ITEMS)
     return folder
 
 
@@ -62,7 +62,7 @@ def instances(world):
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(world: Path, tmp_path: Path):
     for name, seed in [("again", 1), ("other", 2)]:
-        write_world(tmp_path / name, seed=seed, inhabitants=INHABITANTS, items=ITEMS)
+        make_world(tmp_path / name, seed=seed, inhabitants=INHABITANTS, items=ITEMS)
     assert folder_digest(tmp_path / "again") == folder_digest(world) != folder_digest(tmp_path / "other")
 
 
@@ -81,7 +81,7 @@ def test_another_seeds_items_are_not_read_from_the_datasets_cache(tmp_path: Path
     folder = tmp_path / "world"
     sentences = []
     for seed in (1, 2, 1):
-        write_world(folder, seed=seed, inhabitants=20, items=20)
+        make_world(folder, seed=seed, inhabitants=20, items=20)
         rows = datasets.load_dataset(str(folder / "hub/allenai/winogrande"), "winogrande_xl", split="validation")
         (file,) = (folder / "hub/allenai/winogrande/winogrande_xl").glob("validation-*")
         assert rows["sentence"][:] == pyarrow.parquet.read_table(file)["sentence"].to_pylist()
@@ -237,7 +237,7 @@ def test_rumours_are_never_true_and_rules_are_one_to_one():
 )
 def test_worlds_too_small_are_refused_in_one_line(inhabitants: int, items: int, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):
-        write_world(tmp_path / "world", seed=1, inhabitants=inhabitants, items=items)
+        make_world(tmp_path / "world", seed=1, inhabitants=inhabitants, items=items)
     assert not (tmp_path / "world").exists()
 
 

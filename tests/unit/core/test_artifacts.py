@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_nas import artifacts
+from llama_nas.core import artifacts
 from llama_nas.core.errors import UserError
 
 

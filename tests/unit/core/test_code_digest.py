@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_nas import code_digest as module
-from llama_nas.cli import STAGES, main
+from llama_nas.cli import main
+from llama_nas.core import code_digest as module
+from llama_nas.stages import STAGES
 
 
 @pytest.fixture
@@ -41,14 +42,14 @@ def append(path: Path, text: str):
 
 
 def test_comments_docstrings_and_formatting_change_nothing(package):
-    assert changed(append(package / "space.py", "\n\n# a comment\n")) == set()
-    text = (package / "space.py").read_text()
+    assert changed(append(package / "core/space.py", "\n\n# a comment\n")) == set()
+    text = (package / "core/space.py").read_text()
     docstring = ast.get_docstring(ast.parse(text), clean=False)
-    assert changed(lambda: (package / "space.py").write_text(text.replace(docstring, "Other words."))) == set()
+    assert changed(lambda: (package / "core/space.py").write_text(text.replace(docstring, "Other words."))) == set()
 
 
 def test_an_edit_reaches_the_stages_that_import_the_module(package):
-    assert changed(append(package / "elastic.py", "\nADDED = 1\n")) == {
+    assert changed(append(package / "models/elastic.py", "\nADDED = 1\n")) == {
         "order-channels",
         "order-layers",
         "finetune",
@@ -57,10 +58,11 @@ def test_an_edit_reaches_the_stages_that_import_the_module(package):
         "verify",
         "export",
     }
-    later = {"summarize", "cards", "patterns", "judge-heuristics", "report"}
-    assert changed(append(package / "analysis/summary.py", "\nADDED = 1\n")) <= later
-    assert changed(append(package / "search/nsga.py", "\nADDED = 1\n")) == {"sample", "propose"}
-    assert changed(append(package / "world/facts.py", "\nADDED = 1\n")) == {"world", "pretrain"}
+    later = {"summarize", "write-cards", "find-patterns", "judge-heuristics", "write-report"}
+    assert changed(append(package / "analysis/summary.py", "\nADDED = 1\n")) == later
+    assert changed(append(package / "search/algorithms/nsga2.py", "\nADDED = 1\n")) == {"sample", "propose"}
+    assert changed(append(package / "base/world/facts.py", "\nADDED = 1\n")) == {"make-world", "pretrain"}
+    assert changed(append(package / "core/errors.py", "\nADDED = 1\n")) == set(STAGES)
 
 
 def test_the_code_is_read_once_until_a_file_changes(package, monkeypatch):
@@ -69,7 +71,7 @@ def test_the_code_is_read_once_until_a_file_changes(package, monkeypatch):
         patched.setattr(module, "_digest", lambda stage: pytest.fail("read again"))
         forget()
         assert module.code_digest("evaluate") == digest
-    (package / "elastic.py").write_text((package / "elastic.py").read_text() + "\nADDED = 1\n")
+    (package / "models/elastic.py").write_text((package / "models/elastic.py").read_text() + "\nADDED = 1\n")
     forget()
     assert module.code_digest("evaluate") != digest
 
@@ -94,7 +96,7 @@ def test_code_that_is_edited_while_it_is_read_is_not_kept(package, monkeypatch):
     shutil.rmtree(package.parent / "cache")
 
     def edited(stage: str) -> str:
-        append(package / "elastic.py", "\nADDED = 1\n")()
+        append(package / "models/elastic.py", "\nADDED = 1\n")()
         return read(stage)
 
     monkeypatch.setattr(module, "_digest", edited)
@@ -104,82 +106,94 @@ def test_code_that_is_edited_while_it_is_read_is_not_kept(package, monkeypatch):
 
 
 def test_templates_and_started_modules_count(package):
-    assert changed(append(package / "analysis/report.html", "<p>new</p>")) == {"report"}
+    assert changed(append(package / "analysis/report.html", "<p>new</p>")) == {"write-report"}
     assert "finetune" in changed(append(package / "training/worker.py", "\nADDED = 1\n"))
-    assert "export" in changed(append(package / "modeling_subnet.py", "\nADDED = 1\n"))
+    assert "export" in changed(append(package / "models/modeling_subnet.py", "\nADDED = 1\n"))
 
 
-def test_a_stage_sees_its_own_part_of_the_command_line_only(package):
-    path = package / "commands/measuring.py"
-    edited = path.read_text().replace('"--max-batch", type=int', '"--max-batch", type=float')
-    assert changed(lambda: path.write_text(edited)) == {"throughput"}
-    assert changed(append(package / "cli.py", "\nADDED = 1\n")) == set()
+def replaced(path: Path, old: str, new: str):
+    text = path.read_text()
+    assert old in text, f"{path.name} is written otherwise now"
+    return lambda: path.write_text(text.replace(old, new, 1))
 
 
-def test_an_option_of_several_stages_counts_for_those_that_use_it(package):
-    path = package / "commands/options.py"
-    edited = path.read_text().replace('"--population", type=int', '"--population", type=float')
-    assert changed(lambda: path.write_text(edited)) == {"sample", "propose"}
-    edited = edited.replace("return Declared(args.objectives", "return Declared(list(args.objectives)")
-    assert changed(lambda: path.write_text(edited)) == {"sample", "propose", "finalists", "front"}
+def test_an_option_counts_for_the_stages_that_take_it(package):
+    edit = replaced(package / "search/pick.py", "max_size: str | None = None", 'max_size: str | None = "9GB"')
+    assert changed(edit) == {"pick"}
+    edit = replaced(package / "search/settings.py", "population: int", "population: float")
+    assert changed(edit) == set(REACHES["search/settings.py"].split())
 
 
-def test_modules_of_stages_hold_functions_only():
-    """A constant or an import beside them would be in no stage's digest."""
-    for path in (module.ROOT / "commands").glob("*.py"):
-        for node in ast.parse(path.read_text()).body[1:]:
-            shared = isinstance(node, ast.ImportFrom) and node.module in ("pathlib", "llama_nas.commands.options")
-            assert isinstance(node, ast.FunctionDef) or shared or path.name == "options.py", path.name
+def test_an_options_help_and_the_command_line_itself_count_for_no_stage(package):
+    edits = [replaced(package / "search/pick.py", "Args:\n", "Args:\n        other: words\n")]
+    for file in ("cli.py", "stages.py", "core/code_digest.py", "core/devices.py", "config.py"):
+        edits.append(append(package / file, "\nADDED = 1\n"))
+    assert changed(lambda: [edit() for edit in edits]) == set()
 
 
 def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
     """What a stage in an image says whose package was left behind; the code it was built from runs."""
-    space = f"--depths 1 --widths 8 --model {tmp_path}"
-    arguments = f"finalists {space} --task {tmp_path} --evaluations {tmp_path} --output {tmp_path}/c.csv".split()
+    arguments = f"declare-space --model {tmp_path} --depths 1 --widths 8 --output {tmp_path}/space.json".split()
     assert main([*arguments, "--code", "0123456789abcdef"]) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"llama-nas finalists: error: the code in {module.ROOT} is not the workflow's")
+    assert line.startswith(f"llama-nas declare-space: error: the code in {module.ROOT} is not the workflow's")
     assert line.count("\n") == 1
-    assert main([*arguments, "--code", module.code_digest("finalists")]) == 2
-    assert "is not the workflow's" not in capsys.readouterr().err
+    assert main([*arguments, "--code", module.code_digest("declare-space")]) == 2
+    assert "config.json: not found" in capsys.readouterr().err
 
 
-EVERYWHERE = {"artifacts.py", "errors.py", "space.py", "progress.py"}
-LOADS = "fetch base order-channels order-layers finetune export gguf quantize benchmark score throughput measure-costs"
-REACHES = {
-    "analysis": "summarize cards patterns judge-heuristics report",
-    "benchmark.py": "benchmark",
-    "configuration_decilm.py": LOADS,
-    "costs.py": "measure-costs",
-    "elastic.py": "order-channels order-layers finetune evaluate score verify export",
-    "export.py": "export",
-    "fetch.py": "fetch base",
-    "gguf_file.py": "gguf",
-    "harness.py": "score",
-    "hf_folder.py": LOADS,
-    "machine.py": "evaluate measure-costs",
-    "model_card.py": "export quantize",
-    "modeling_subnet.py": LOADS,
-    "pareto.py": "sample propose finalists front enumerate-space tabulate "
-    "summarize cards patterns judge-heuristics report",
-    "pretrain.py": "pretrain",
-    "quantize.py": "quantize",
+JUDGES = "summarize write-cards find-patterns judge-heuristics write-report"
+LOADS = "order-channels finetune export write-gguf quantize run-lm-eval score measure-throughput measure-costs"
+SEARCHES = "sample gather propose choose-finalists find-front enumerate-space tabulate find-heuristics pick"
+PROPOSES = "sample propose choose-finalists find-front enumerate-space tabulate"
+REACHES = {  # a room, or a file of one
+    "analysis": JUDGES,
+    "analysis/cards.py": "write-cards",
+    "analysis/patterns.py": "find-patterns judge-heuristics",
+    "analysis/report.html": "write-report",
+    "base": "make-world pretrain fetch-model fetch-dataset take-base",
+    "base/fetch.py": "fetch-model fetch-dataset",
+    "base/pretrain.py": "pretrain",
+    "base/take.py": "take-base",
+    "base/world": "make-world pretrain",
+    "core/costs.py": f"measure-costs {SEARCHES} {JUDGES}",
+    "core/machine.py": "evaluate measure-costs",
+    "core/pareto.py": f"{PROPOSES} {JUDGES}",
+    "core/space.py": "fetch-model fetch-dataset declare-space finetune measure-costs evaluate export verify "
+    f"{SEARCHES} {JUDGES}",
+    "exports": "export write-gguf quantize",
+    "exports/card.py": "export quantize",
+    "exports/export.py": "export",
+    "exports/forms/gguf.py": "write-gguf",
+    "exports/forms/configuration_decilm.py": "export",
+    "exports/quantize.py": "quantize",
+    "measuring": "measure-costs measure-throughput run-lm-eval",
+    "measuring/costs.py": "measure-costs",
+    "measuring/lm_eval.py": "run-lm-eval",
+    "measuring/throughput.py": "measure-costs measure-throughput",
+    "models": f"fetch-model fetch-dataset take-base order-layers evaluate verify {LOADS}",
+    "models/elastic.py": "order-layers order-channels finetune evaluate export score verify",
+    "models/modeling_subnet.py": f"fetch-model fetch-dataset take-base {LOADS}",
     "scoring": "evaluate score verify",
-    "search": "sample fit propose finalists front heuristics enumerate-space tabulate pick",
-    "tasks": "compile-task evaluate score verify benchmark",
-    "throughput.py": "throughput measure-costs",
+    "scoring/harness.py": "score",
+    "search": SEARCHES,
+    "search/algorithms/predictors.py": "sample propose",
+    "search/algorithms/sampling.py": "sample propose enumerate-space tabulate",
+    "search/front.py": "choose-finalists find-front",
+    "search/pick.py": "pick",
+    "search/settings.py": PROPOSES,
+    "tasks": "compile-task evaluate score verify run-lm-eval",
+    "tasks/tinystories.yaml": "compile-task score run-lm-eval",
     "training": "tokenize order-channels order-layers finetune",
-    "units.py": "sample propose finalists front enumerate-space tabulate pick",
-    "world": "world pretrain",
+    "training/worker.py": "finetune",
 }
 
 
 def test_every_module_reruns_the_stages_of_its_room():
     """An edit in analysis/ trains, scores and searches nothing again."""
-    reached: dict[str, set[str]] = {}
-    for stage in STAGES:
-        for path in module._closure(module._stage_functions(stage)):
-            reached.setdefault(path.relative_to(module.ROOT).parts[0], set()).add(stage)
-    assert {room: stages for room, stages in reached.items() if room not in EVERYWHERE} == {
-        room: set(stages.split()) for room, stages in REACHES.items()
-    }
+    files = {stage: {path.relative_to(module.ROOT).as_posix() for path in module._closure(stage)} for stage in STAGES}
+    rooms = {file.partition("/")[0] for reached in files.values() for file in reached}
+    assert rooms - {"core"} == {part for part in REACHES if "/" not in part}
+    for part, stages in REACHES.items():
+        reaching = {stage for stage in STAGES if any(f"{file}/".startswith(f"{part}/") for file in files[stage])}
+        assert reaching == set(stages.split()), part

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from llama_nas import devices
+from llama_nas.core import devices
 from llama_nas.core.errors import UserError
 
 JOB = """
 import os, sys, time
 from pathlib import Path
-from llama_nas import devices
+from llama_nas.core import devices
 devices.LOCKS, devices.RETRY_SECONDS = Path(sys.argv[1]), 0.05
 with devices.leased_devices(int(sys.argv[2])):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_nas.core.pareto import hypervolume, non_dominated
+from llama_nas.core.pareto import hypervolume, non_dominated, spread
 
 # few distinct values, so that ties and repeats are common
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=25).map(
@@ -80,3 +80,14 @@ def test_points_on_or_outside_the_reference_add_nothing():
     reference = np.array([1.0, 1.0])
     assert hypervolume(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, -5.0]]), reference) == 0
     assert hypervolume(np.array([[0.5, 0.5], [2.0, -5.0]]), reference) == 0.25
+
+
+def test_members_are_spread_over_the_sizes_ends_included():
+    sizes = [10.0, 50.0, 11.0, 30.0, 12.0, 49.0]
+    assert spread(sizes, 3) == [0, 3, 1]
+    assert spread(sizes, 1) == [1]
+    assert spread(sizes, "all") == spread(sizes, 9) == [0, 2, 4, 3, 5, 1]
+
+
+def test_of_two_equally_near_sizes_the_smaller_is_a_member():
+    assert spread([0.0, 4.0, 6.0, 10.0], 3) == [0, 1, 3]

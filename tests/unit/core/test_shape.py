@@ -1,13 +1,22 @@
 """Exact sizes: against real parameter counts, and against every computed row of the paper's tables."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
+from tests.support.spaces import LLAMA2_7B, NARROW, PAPER_SPACE, WIDE, network
 
-from llama_nas.core.precisions import BYTES_PER_WEIGHT, PRECISIONS, QUANTIZED
-from llama_nas.core.shape import ModelShape, Subnet, network_of, with_widths
+from llama_nas.core.precisions import (
+    BYTES_PER_WEIGHT,
+    PRECISIONS,
+    QUANTIZED,
+    FloatPrecision,
+    Precision,
+    QuantizedPrecision,
+)
+from llama_nas.core.shape import Block, ModelShape, Subnet, network_of, with_widths
 from llama_nas.core.space import grouped
 from llama_nas.core.units import GIB, format_bytes
-from tests.support.spaces import LLAMA2_7B, NARROW, PAPER_SPACE, WIDE, network
 
 
 def of_paper(layers: int, narrow: int, total: int = 32) -> Subnet:
@@ -103,10 +112,34 @@ def test_int8_bytes_count_decoder_linears_at_one_byte_and_a_scale_per_row(name):
     assert ModelShape.from_config(config).size_bytes(with_widths((48, 48, 48)), "int8") == expected
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_decoder_weights_are_the_matrices_of_the_layers(name):
+    from torch import nn
+
+    config = config_of(name)
+    linears = [module for module in real_model(config).model.layers.modules() if isinstance(module, nn.Linear)]
+    weights = sum(linear.weight.numel() for linear in linears)
+    assert ModelShape.from_config(config).decoder_weights(with_widths((48, 48, 48))) == weights
+
+
 def test_llama2_7b_is_the_default_config_of_transformers():
     from transformers import LlamaConfig
 
     assert ModelShape.from_config(LlamaConfig(vocab_size=32000).to_dict()) == LLAMA2_7B
+
+
+def test_a_config_json_means_a_network_that_keeps_all_its_layers():
+    plain = {"num_hidden_layers": 3, "intermediate_size": 48}
+    assert network_of(plain) == with_widths((48, 48, 48)) == ModelShape.from_config(config_of("llama")).full
+    mixed = plain | {"per_layer_config": {"0": {"intermediate_size": 24}, "2": {"intermediate_size": 7}}}
+    assert network_of(mixed) == with_widths((24, 48, 7))
+
+
+def test_a_network_knows_its_kept_layers_and_their_widths():
+    subnet = network((24, None, 7))
+    assert (subnet.layers, subnet.kept, subnet.widths) == (2, (0, 2), (24, 7))
+    assert subnet.blocks == (Block(mlp_width=24), None, Block(mlp_width=7))
+    assert str(subnet.kept_blocks[0]) == "mlp width 24"
 
 
 # ------------------------------------------------------------------ the paper's arithmetic
@@ -240,8 +273,16 @@ def test_bytes_per_precision():
     full = PAPER_SPACE.full
     parameters = LLAMA2_7B.parameters(full)
     assert [LLAMA2_7B.size_bytes(full, p) // parameters for p in ("fp32", "bf16", "fp16")] == [4, 2, 2]
+    assert {*BYTES_PER_WEIGHT, *QUANTIZED} == set(PRECISIONS)
+    assert all(LLAMA2_7B.size_bytes(full, precision) > parameters // 2 for precision in PRECISIONS)
     with pytest.raises(ValueError, match="int4"):
         LLAMA2_7B.size_bytes(full, "int4")
+
+
+def test_the_precisions_of_the_types_are_those_of_the_list():
+    assert get_args(Precision) == PRECISIONS
+    assert get_args(FloatPrecision) == tuple(BYTES_PER_WEIGHT)
+    assert get_args(QuantizedPrecision) == QUANTIZED
 
 
 def test_both_readings_of_gb():

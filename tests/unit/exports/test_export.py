@@ -12,17 +12,28 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from export_cases import FAMILIES as SHARED_FAMILIES
-from export_cases import IDS, WIDTHS, finish_probe, offline, probe, start_probe, write_supernet, zero_padded
-from load_probe import TOKENS
 from safetensors.torch import load_file, save_file
+from tests.support.load_probe import TOKENS
+from tests.support.models import FAMILIES as SHARED_FAMILIES
+from tests.support.models import (
+    IDS,
+    WIDTHS,
+    finish_probe,
+    offline,
+    probe,
+    start_probe,
+    write_space,
+    write_supernet,
+    zero_padded,
+)
 
-from llama_nas import export
 from llama_nas.core.artifacts import file_digest, folder_digest
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import PRECISIONS, ModelShape, parse_id
+from llama_nas.core.precisions import PRECISIONS
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import SearchSpace
 from llama_nas.exports.card import Provenance
-from llama_nas.exports.export import export_subnet
+from llama_nas.exports.export import export
 from llama_nas.models.elastic import active, load_elastic
 from llama_nas.models.folder import load_model
 
@@ -44,6 +55,16 @@ DECI_ID = "012x10"
 DECI = ("llama", "llama-tied", "llama-3")
 
 
+def cut(supernet: Path, subnet_id: str, output: Path, widths=WIDTHS, **settings) -> None:
+    """Export a network of the space that these widths declare on a super-network."""
+    export(output, supernet=supernet, space=write_space(supernet, widths), subnet=subnet_id, **settings)
+
+
+def space_of(model: Path, widths=WIDTHS) -> SearchSpace:
+    shape = ModelShape.from_folder(model)
+    return SearchSpace.declare(shape, [shape.num_hidden_layers], widths)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Every case exported, and what one fresh process found in all of them."""
@@ -54,14 +75,14 @@ def world(tmp_path_factory):
     folders = []
     for family, kind in CASES:
         folders.append(root / family / IDS[kind])
-        export_subnet(folders[-1], supernet=root / "super" / family, widths=WIDTHS, subnet_id=IDS[kind])
+        cut(root / "super" / family, IDS[kind], folders[-1])
     for family in FAMILIES:
         folders.append(root / "padded" / family)
-        export_subnet(folders[-1], root / "super" / family, WIDTHS, PADDED, form="padded")
+        cut(root / "super" / family, PADDED, folders[-1], form="padded")
     for family in DECI:
         supernet = write_supernet(root / "wide" / family, intermediate_size=DECI_WIDTHS[0], **FAMILIES[family])
         folders.append(root / "deci" / family)
-        export_subnet(folders[-1], supernet, DECI_WIDTHS, DECI_ID, form="deci")
+        cut(supernet, DECI_ID, folders[-1], widths=DECI_WIDTHS, form="deci")
     cases = [*CASES, *((family, "padded") for family in FAMILIES), *((family, "deci") for family in DECI)]
     return root, dict(zip(cases, probe(root, folders), strict=True))
 
@@ -69,7 +90,7 @@ def world(tmp_path_factory):
 def case(world, family, kind):
     root, found = world
     supernet = root / "super" / family
-    subnet = parse_id(IDS[kind], 6, WIDTHS)
+    subnet = space_of(supernet).parse(IDS[kind])
     return supernet, root / family / IDS[kind], subnet, found[family, kind]
 
 
@@ -100,7 +121,7 @@ def test_padded_is_plain_and_computes_the_same(world, family):
     """Zeros up to the widest kept layer, which is not the super-network's full width."""
     root, found = world
     supernet, folder = root / "super" / family, root / "padded" / family
-    subnet, loaded = parse_id(PADDED, 6, WIDTHS), found[family, "padded"]
+    subnet, loaded = space_of(supernet).parse(PADDED), found[family, "padded"]
     model = load_elastic(supernet)
     with active(model, subnet), torch.inference_mode():
         wanted = model(TOKENS).logits.numpy()
@@ -116,7 +137,7 @@ def test_deci_is_read_as_servers_read_it_and_computes_the_same(world, family):
     """Reader: load_probe.served_model, the published rules on stock layers. No server runs here."""
     root, found = world
     supernet, folder, loaded = root / "wide" / family, root / "deci" / family, found[family, "deci"]
-    subnet = parse_id(DECI_ID, 6, DECI_WIDTHS)
+    subnet = space_of(supernet, DECI_WIDTHS).parse(DECI_ID)
     model = load_elastic(supernet)
     with active(model, subnet), torch.inference_mode():
         wanted = model(TOKENS).logits.numpy()
@@ -140,14 +161,14 @@ def test_deci_is_read_as_servers_read_it_and_computes_the_same(world, family):
 def test_deci_refuses_what_its_readers_cannot_compute(tmp_path, config, message):
     supernet = write_supernet(tmp_path / "super", **config)
     with pytest.raises(UserError, match=message):
-        export_subnet(tmp_path / "out", supernet, WIDTHS, IDS["mixed"], form="deci")
+        cut(supernet, IDS["mixed"], tmp_path / "out", form="deci")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_card_says_what_the_network_is_made_of(tmp_path):
     supernet = write_supernet(tmp_path / "super")
     provenance = Provenance("meta-llama/Llama-2-7b-hf@01c7", "tatsu-lab/alpaca@dce0", "1")
-    export_subnet(tmp_path / "out", supernet, WIDTHS, IDS["mixed"], provenance=provenance)
+    cut(supernet, IDS["mixed"], tmp_path / "out", provenance=provenance)
     card = (tmp_path / "out/README.md").read_text()
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "meta-llama/Llama-2-7b-hf"
@@ -168,7 +189,7 @@ def test_size_is_the_spaces_arithmetic(world, family, kind):
     supernet, folder, subnet, found = case(world, family, kind)
     shape = ModelShape.from_folder(supernet)
     assert found["parameters"] == shape.parameters(subnet)
-    assert tuple(found["widths"]) == subnet.kept_widths
+    assert tuple(found["widths"]) == subnet.widths
     stored = load_file(folder / "model.safetensors")
     assert sum(tensor.nbytes for tensor in stored.values()) == shape.size_bytes(subnet, "fp32")
     record = json.loads((folder / "subnet.json").read_text())
@@ -218,7 +239,7 @@ def test_same_inputs_same_bytes_and_tokenizer_travels(world, tmp_path):
     supernet, folder, _, _ = case(world, "llama", "mixed")
     (tmp_path / "again").mkdir()  # an older result is replaced
     (tmp_path / "again" / "stale.txt").touch()
-    export_subnet(tmp_path / "again", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    cut(supernet, IDS["mixed"], tmp_path / "again")
     assert folder_digest(tmp_path / "again") == folder_digest(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (folder / name).read_bytes() == (supernet / name).read_bytes()
@@ -226,9 +247,9 @@ def test_same_inputs_same_bytes_and_tokenizer_travels(world, tmp_path):
 
 def test_stored_dtype_is_kept_and_large_exports_are_sharded(tmp_path, monkeypatch):
     supernet = write_supernet(tmp_path / "super", shard="40KB", dtype=torch.bfloat16)
-    export_subnet(tmp_path / "one", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
-    monkeypatch.setattr(export, "SHARD_BYTES", 50_000)
-    export_subnet(tmp_path / "many", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    cut(supernet, IDS["mixed"], tmp_path / "one")
+    monkeypatch.setattr("llama_nas.exports.export.SHARD_BYTES", 50_000)
+    cut(supernet, IDS["mixed"], tmp_path / "many")
     one = load_file(tmp_path / "one/model.safetensors")
     files = sorted((tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2 and max(path.stat().st_size for path in files) < 55_000
@@ -242,27 +263,27 @@ def test_stored_dtype_is_kept_and_large_exports_are_sharded(tmp_path, monkeypatc
 
 def test_what_old_checkpoints_store_needlessly_is_dropped(tmp_path):
     supernet = write_supernet(tmp_path / "super", tie_word_embeddings=True)
-    export_subnet(tmp_path / "clean", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    cut(supernet, IDS["mixed"], tmp_path / "clean")
     weights = load_file(supernet / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(weights, supernet / "model.safetensors", metadata={"format": "pt"})
-    export_subnet(tmp_path / "old", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+    cut(supernet, IDS["mixed"], tmp_path / "old")
     assert file_digest(tmp_path / "old/model.safetensors") == file_digest(tmp_path / "clean/model.safetensors")
 
 
 def test_remote_code_of_exports_loaded_at_once_does_not_collide(tmp_path):
     """Two 12-layer exports in two processes at once and both in each, also where the folders have one name."""
     supernet = write_supernet(tmp_path / "super", num_hidden_layers=12)
-    ids = ["0101x0x01110", "1x0000212x01"]
+    ids = ["0101x0x0-1110", "1x000021-2x01"]
     folders = [tmp_path / subnet_id / name for subnet_id in ids for name in (subnet_id, "int8")]
     for folder in folders:
-        export_subnet(folder, supernet=supernet, widths=WIDTHS, subnet_id=folder.parent.name)
+        cut(supernet, folder.parent.name, folder)
     orders = {"forth": folders, "back": folders[::-1]}
     processes = {name: start_probe(tmp_path, name, order) for name, order in orders.items()}
     forth, back = (finish_probe(process, tmp_path, name) for name, process in processes.items())
     for folder, one, other in zip(folders, forth, back[::-1], strict=True):
-        assert tuple(one["widths"]) == parse_id(folder.parent.name, 12, WIDTHS).kept_widths
+        assert tuple(one["widths"]) == space_of(supernet).parse(folder.parent.name).widths
         assert np.array_equal(one["logits"], other["logits"])
 
 
@@ -297,12 +318,14 @@ def test_stock_lm_eval_runs_a_mixed_export(world):
 
 def test_the_real_small_llama_at_full_size_is_itself(hub, tmp_path):
     source = hub / "karpathy/stories260K"
-    export_subnet(tmp_path / "00000", supernet=source, widths=[172, 86], subnet_id="00000")
+    declared, space = space_of(source, [172, 86]), tmp_path / "space.json"
+    declared.write(space)
+    export(tmp_path / "00000", supernet=source, space=space, subnet="00000")
     stored, original = load_file(tmp_path / "00000/model.safetensors"), load_file(source / "model.safetensors")
     assert stored.keys() == original.keys()
     assert all(torch.equal(stored[name], original[name]) for name in stored)
-    export_subnet(tmp_path / "01x10", supernet=source, widths=[172, 86], subnet_id="01x10")
-    elastic, subnet = load_elastic(source), parse_id("01x10", 5, [172, 86])
+    export(tmp_path / "01x10", supernet=source, space=space, subnet="01x10")
+    elastic, subnet = load_elastic(source), declared.parse("01x10")
     with active(elastic, subnet), torch.inference_mode():
         wanted = elastic(TOKENS).logits
         torch.testing.assert_close(load_model(tmp_path / "01x10", "fp32")(TOKENS).logits, wanted, rtol=1e-5, atol=1e-4)
@@ -350,23 +373,33 @@ def broken(supernet: Path, target: Path, breakage: str) -> Path:
 def test_a_broken_supernet_is_refused_in_one_line_and_nothing_is_left(tmp_path, breakage, message):
     supernet = broken(write_supernet(tmp_path / "super"), tmp_path / "broken", breakage)
     with pytest.raises(UserError, match=message) as error:
-        export_subnet(tmp_path / "out" / "id", supernet=supernet, widths=WIDTHS, subnet_id=IDS["mixed"])
+        cut(supernet, IDS["mixed"], tmp_path / "out" / "id")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("out/*"))
 
 
 @pytest.mark.parametrize(
-    ("widths", "subnet_id", "message"),
+    ("subnet_id", "message"),
     [
-        (WIDTHS, "00000", "expected 6 characters"),
-        (WIDTHS, "xxxxxx", "every layer"),
-        ([64, 48], "000000", "space.widths"),
+        ("00000", "expected 6 characters"),
+        ("xxxxxx", "every layer"),
+        ("000003", "one of '012'"),
+        ("000-000", "must be written 000000"),
     ],
 )
-def test_an_id_that_does_not_fit_is_refused(tmp_path, widths, subnet_id, message):
+def test_an_id_that_does_not_fit_is_refused(tmp_path, subnet_id, message):
     supernet = write_supernet(tmp_path / "super")
     with pytest.raises(UserError, match=message):
-        export_subnet(tmp_path / "out", supernet=supernet, widths=widths, subnet_id=subnet_id)
+        cut(supernet, subnet_id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_space_of_another_model_is_refused(tmp_path):
+    supernet, other = write_supernet(tmp_path / "super"), write_supernet(tmp_path / "other", intermediate_size=64)
+    space = write_space(other, [64, 48])
+    with pytest.raises(UserError, match="another shape than the space was declared on"):
+        export(tmp_path / "out", supernet=supernet, space=space, subnet="000000")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_not_those_of_the_config_do_not_load(world, tmp_path):

@@ -7,26 +7,25 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from export_cases import FAMILIES
-from gguf_cases import IDS, TEXTS, write_world
 from safetensors.torch import load_file
+from tests.support.models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama_nas.core.errors import UserError
 from llama_nas.exports.forms.gguf import write_gguf
-from llama_nas.exports.quantize import quantize_folder
+from llama_nas.exports.quantize import quantize
 from llama_nas.models.folder import load_model
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("gguf")
-    write_world(root)
+def world(gguf_exports):
+    """Every export as a file of each type."""
     for family in FAMILIES:
-        for kind in IDS:
-            for file_type in ("f16", "q8_0"):
-                write_gguf(root / f"{family}-{kind}-{file_type}.gguf", model=root / family / kind, file_type=file_type)
-    return root
+        for kind in ("uniform", "mixed"):
+            for kind_of_file in ("f16", "q8_0"):
+                file = gguf_exports / f"{family}-{kind}-{kind_of_file}.gguf"
+                write_gguf(file, model=gguf_exports / family / kind, type=kind_of_file)
+    return gguf_exports
 
 
 def fields(path) -> dict:
@@ -35,10 +34,10 @@ def fields(path) -> dict:
 
 # transformers' own reader of GGUF knows no biases, no rope factors, no head size of Qwen3 but 128, and no `deci`
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
-def test_stock_transformers_reads_a_uniform_file_and_computes_the_same(world, family):
+def test_stock_transformers_reads_a_uniform_file_and_computes_the_same(world, texts, family):
     folder = world / family / "uniform"
     read = AutoModelForCausalLM.from_pretrained(world, gguf_file=f"{family}-uniform-f16.gguf", dtype=torch.float32)
-    tokens = torch.tensor([AutoTokenizer.from_pretrained(folder)(TEXTS[0])["input_ids"][:40]])
+    tokens = torch.tensor([AutoTokenizer.from_pretrained(folder)(texts[0])["input_ids"][:40]])
     with torch.inference_mode():
         wanted = load_model(folder, "fp32")(tokens).logits
         difference = (read.eval()(tokens).logits - wanted).abs().max() / wanted.abs().max()
@@ -88,14 +87,14 @@ def test_the_tokenizer_travels(world):
 
 
 def test_same_inputs_same_bytes(world, tmp_path):
-    write_gguf(tmp_path / "again.gguf", model=world / "llama/mixed", file_type="q8_0")
+    write_gguf(tmp_path / "again.gguf", model=world / "llama/mixed", type="q8_0")
     assert (tmp_path / "again.gguf").read_bytes() == (world / "llama-mixed-q8_0.gguf").read_bytes()
 
 
 def test_a_quantized_folder_is_refused(world, tmp_path):
-    quantize_folder(tmp_path / "int8", model=world / "llama/uniform")
+    quantize(tmp_path / "int8", model=world / "llama/uniform", precision="int8")
     with pytest.raises(UserError, match="written from the float folder"):
-        write_gguf(tmp_path / "x.gguf", model=tmp_path / "int8", file_type="f16")
+        write_gguf(tmp_path / "x.gguf", model=tmp_path / "int8", type="f16")
     assert not (tmp_path / "x.gguf").exists()
 
 
@@ -116,5 +115,5 @@ def test_what_llama_cpp_cannot_express_is_refused_in_one_line(world, tmp_path, n
     edit(content)
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message) as error:
-        write_gguf(tmp_path / "x.gguf", model=tmp_path / "changed", file_type="f16")
+        write_gguf(tmp_path / "x.gguf", model=tmp_path / "changed", type="f16")
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*.gguf"))

@@ -12,17 +12,19 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from export_cases import FAMILIES
-from gguf_cases import IDS, TEXTS, write_world
+from tests.support.models import FAMILIES
 from transformers import AutoTokenizer
 
-from llama_nas.exports.export import export_subnet
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import SearchSpace
+from llama_nas.exports.export import export
 from llama_nas.exports.forms.gguf import write_gguf
 from llama_nas.models.folder import load_model
 
 if find_spec("llama_cpp") is None:
     pytest.skip("SKIPPED FOR LACK OF llama.cpp: run `make test-gguf`", allow_module_level=True)
 
+KINDS = ("uniform", "mixed")
 STEPS = 12
 # Logits relative to the largest one. f16: weights and attention in FP16. q8_0: activations are rounded to 8 bits, too.
 TOLERANCE = {"f16": 5e-3, "q8_0": 5e-2}
@@ -54,18 +56,17 @@ np.savez(output, **found)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(gguf_exports, texts):
     """Every file, and what llama.cpp computes from it in a process that has neither this package nor transformers."""
-    root = tmp_path_factory.mktemp("llama_cpp")
-    write_world(root)
-    cases = [(family, kind, file_type) for family in FAMILIES for kind in IDS for file_type in TOLERANCE]
+    root = gguf_exports
+    cases = [(family, kind, file_type) for family in FAMILIES for kind in KINDS for file_type in TOLERANCE]
     files = []
     for family, kind, file_type in cases:
         files.append(root / f"{family}-{kind}-{file_type}.gguf")
-        write_gguf(files[-1], model=root / family / kind, file_type=file_type)
+        write_gguf(files[-1], model=root / family / kind, type=file_type)
     tokenizer = AutoTokenizer.from_pretrained(root / "llama/uniform")
-    sequences = [np.array(tokenizer(text)["input_ids"][:60]) for text in TEXTS]
-    np.savez(root / "in.npz", texts=np.array(TEXTS), **{f"s{i}": s for i, s in enumerate(sequences)})
+    sequences = [np.array(tokenizer(text)["input_ids"][:60]) for text in texts]
+    np.savez(root / "in.npz", texts=np.array(texts), **{f"s{i}": s for i, s in enumerate(sequences)})
     command = [sys.executable, "-c", RUN.replace("STEPS", str(STEPS)), root / "out.npz", root / "in.npz", *files]
     result = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -77,7 +78,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file_type", TOLERANCE)
-@pytest.mark.parametrize("kind", IDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_likelihoods_and_greedy_tokens_are_those_of_transformers(world, family, kind, file_type):
     root, sequences, found = world
@@ -102,17 +103,19 @@ def log_likelihood(logits: np.ndarray, sequence: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("file_type", TOLERANCE)
-def test_llama_cpp_cuts_text_into_the_same_tokens(world, file_type):
+def test_llama_cpp_cuts_text_into_the_same_tokens(world, texts, file_type):
     root, _, found = world
     tokenizer = AutoTokenizer.from_pretrained(root / "llama/uniform")
-    for j, text in enumerate(TEXTS):
+    for j, text in enumerate(texts):
         assert found["llama", "mixed", file_type][f"tokens.{j}"].tolist() == tokenizer(text)["input_ids"]
 
 
 def test_the_real_small_llama_with_its_sentencepiece_tokenizer(hub, tmp_path):
     source = hub / "karpathy/stories260K"
-    export_subnet(tmp_path / "01x10", source, [172, 86], "01x10")
-    write_gguf(tmp_path / "m.gguf", model=tmp_path / "01x10", file_type="f16")
+    space = tmp_path / "space.json"
+    SearchSpace.declare(ModelShape.from_folder(source), [5], [172, 86]).write(space)
+    export(tmp_path / "01x10", supernet=source, space=space, subnet="01x10")
+    write_gguf(tmp_path / "m.gguf", model=tmp_path / "01x10", type="f16")
     tokenizer, model = AutoTokenizer.from_pretrained(source), load_model(tmp_path / "01x10", "fp32")
     texts = ["Once upon a time, there was a little girl named Lily.", "She said: 'Ünïcödé!'", "Tom ran. He was happy"]
     sequences = [np.array(tokenizer(text)["input_ids"][:60]) for text in texts]

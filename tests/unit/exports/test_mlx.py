@@ -12,11 +12,11 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from export_cases import LLAMA_3_ROPE, write_supernet
-from load_probe import TOKENS
+from tests.support.load_probe import TOKENS
+from tests.support.models import LLAMA_3_ROPE, write_space, write_supernet
 
-from llama_nas.core.space import parse_id
-from llama_nas.exports.export import export_subnet
+from llama_nas.core.space import SearchSpace
+from llama_nas.exports.export import export
 from llama_nas.models.elastic import active, load_elastic
 
 if find_spec("mlx_lm") is None:
@@ -44,13 +44,14 @@ np.save(output, np.array(model(mx.array(np.load(tokens))).astype(mx.float32)))
 )
 def test_mlx_reads_a_deci_export(tmp_path, config):
     supernet = write_supernet(tmp_path / "super", intermediate_size=WIDTHS[0], **config)
-    export_subnet(tmp_path / "deci", supernet, WIDTHS, SUBNET_ID, form="deci")
+    space = write_space(supernet, WIDTHS)
+    export(tmp_path / "deci", supernet=supernet, space=space, subnet=SUBNET_ID, form="deci")
     np.save(tmp_path / "tokens.npy", TOKENS.numpy())
     command = [sys.executable, "-c", RUN, tmp_path / "deci", tmp_path / "tokens.npy", tmp_path / "logits.npy"]
     result = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     model = load_elastic(supernet)
-    with active(model, parse_id(SUBNET_ID, 6, WIDTHS)), torch.inference_mode():
+    with active(model, SearchSpace.read(space).parse(SUBNET_ID)), torch.inference_mode():
         wanted = model(TOKENS).logits.numpy()
     found = np.load(tmp_path / "logits.npy")
     assert np.abs(found - wanted).max() / np.abs(wanted).max() < 1e-4

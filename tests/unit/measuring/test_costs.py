@@ -1,46 +1,63 @@
-"""The table of layer costs: what is timed, how it is fitted, and that it is of the networks an export has."""
+"""The tables of layer costs: what is timed, how they are fitted, that they are of the networks an export has, and what
+the search and the analysis make of a cost that they do not know by name."""
 
-import json
+import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from export_cases import WIDTHS, write_supernet, zero_padded
+from tests.support.models import WIDTHS, write_supernet, zero_padded
 
-from llama_nas import costs
-from llama_nas.core.artifacts import read_json
+from llama_nas.analysis import figures
+from llama_nas.core.artifacts import read_json, read_table, write_json
+from llama_nas.core.costs import UNITS, LayerCosts
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import ModelShape, SearchSpace
+from llama_nas.core.settings import Compute
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import SearchSpace
+from llama_nas.measuring import costs
 from llama_nas.measuring.costs import Parts, layer_table, measure_costs, predict, uniform_networks
+from llama_nas.measuring.settings import CostSettings
 from llama_nas.models.folder import load_model
-from llama_nas.search.goals import Declared
-from llama_nas.search.tables import Task
+from llama_nas.search.front import find_front
+from llama_nas.search.goals import resolve
+from llama_nas.search.pick import pick
+from llama_nas.search.settings import GoalSettings
+from llama_nas.search.tables import EVALUATION_COLUMNS, Task
 
-SPACE = SearchSpace(6, (4, 6), tuple(WIDTHS))
-SETTINGS = {"depths": [4, 6], "widths": WIDTHS, "depth_selection": "even", "dtype": "fp32", "batch_size": 2}
-SETTINGS |= {
-    "sequence_length": 16,
-    "new_tokens": 3,
-    "repeats": 3,
-    "checks": 2,
-    "seed": 1,
-    "device": "cpu",
-    "threads": 1,
-}
+TIMING = CostSettings(batch_size=2, sequence_length=16, new_tokens=3, repeats=3, checks=2)
+PHASES = ("prefill", "decode")
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
-def base(request, tmp_path_factory):
+def base(request, tmp_path_factory) -> Path:
     return write_supernet(tmp_path_factory.mktemp("costs") / request.param, model_type=request.param)
+
+
+def declared(model: Path, depths=(4, 6), widths=WIDTHS) -> SearchSpace:
+    return SearchSpace.declare(ModelShape.from_folder(model), depths, widths, "even")
+
+
+def measure(model: Path, folder: Path, space: SearchSpace | None = None, timing: CostSettings = TIMING) -> list[Path]:
+    """Run the stage; returns the tables of a prefill and of a decode step."""
+    (space or declared(model)).write(folder / "space.json")
+    paths = [folder / f"latency-{phase}.json" for phase in PHASES]
+    outputs = dict(zip(PHASES, paths, strict=True))
+    settings = {"dtype": "fp32", "timing": timing, "seed": 1, "compute": Compute()}
+    measure_costs(model=model, space=folder / "space.json", **settings, **outputs)
+    return paths
 
 
 def test_what_is_timed_computes_what_the_network_computes(base):
     """Put together from parts, in any order: the logits of a stock model whose dropped channels are zero."""
-    parts = Parts(load_model(base, "fp32"), SPACE.widths)
+    space = declared(base)
+    parts = Parts(load_model(base, "fp32"), space.blocks)
     tokens = torch.arange(24).reshape(2, 12)
     for subnet_id in ("012x10", "000000", "x1x222", "012x10"):
-        subnet = SPACE.parse(subnet_id)
+        subnet = space.parse(subnet_id)
         with torch.inference_mode():
             network = parts.network(subnet)
             expected = zero_padded(base, subnet)(tokens).logits
@@ -48,33 +65,34 @@ def test_what_is_timed_computes_what_the_network_computes(base):
             step = network(tokens[:, -1:], past_key_values=cached.past_key_values).logits
         assert torch.allclose(cached.logits, expected[:, :-1], atol=1e-5)
         assert torch.allclose(step, expected[:, -1:], atol=1e-5)
-        shape = ModelShape.from_folder(base)
-        assert sum(p.numel() for p in network.parameters()) == shape.parameters(subnet)
+        assert sum(p.numel() for p in network.parameters()) == space.shape.parameters(subnet)
         down = [layer.mlp.down_proj.weight for layer in network.model.layers]
         assert all(weight.is_contiguous() for weight in down)
-        assert tuple(weight.shape[1] for weight in down) == subnet.kept_widths
+        assert tuple(weight.shape[1] for weight in down) == subnet.widths
 
 
-def test_a_table_of_sums_is_found_again():
-    table = {"overhead_seconds": 0.5, "layer_seconds": {"96": 0.25, "48": 0.125, "32": 0.1}}
-    for space in (SPACE, SearchSpace(6, (6,), tuple(WIDTHS))):
+def test_a_table_of_sums_is_found_again(base):
+    table = LayerCosts("latency", 0.5, (0.25, 0.125, 0.1))
+    for space in (declared(base), declared(base, [6])):
         networks = uniform_networks(space)
         assert networks[0].layers < networks[-1].layers and networks[-1] == space.full
-        assert len(networks) == 6 and all(len(set(network.kept_widths)) == 1 for network in networks)
-        found = layer_table(space, {network: predict(table, network) for network in networks})
-        assert found["overhead_seconds"] == pytest.approx(0.5)
-        assert found["layer_seconds"] == pytest.approx(table["layer_seconds"])
+        assert len(networks) == 6 and all(len(set(network.widths)) == 1 for network in networks)
+        found = layer_table(space, {network: predict(space, table, network) for network in networks})
+        assert found.without == pytest.approx(0.5)
+        assert found.of_block == pytest.approx(table.of_block)
 
 
 def test_a_measurement_has_every_field(base, tmp_path):
-    measure_costs(tmp_path / "layers.json", model=base, **SETTINGS)
-    table = read_json(tmp_path / "layers.json")
-    assert table["device"] == "cpu" and table["device_name"] and table["threads"] == 1 and table["dtype"] == "fp32"
-    assert table["versions"].keys() == {"torch", "transformers"}
-    assert [table[key] for key in ("batch_size", "sequence_length", "new_tokens", "repeats")] == [2, 16, 3, 3]
-    space = SearchSpace.for_model(ModelShape.from_folder(base), [4, 6], WIDTHS, "even")
-    for phase in ("prefill", "decode"):
-        rows = [row for row in table["networks"] if row["phase"] == phase]
+    space = declared(base)
+    for phase, path in zip(PHASES, measure(base, tmp_path), strict=True):
+        table = read_json(path)
+        assert (table["cost"], table["unit"], table["phase"]) == ("latency", "s", phase)
+        assert table["device"] == "cpu" and table["device_name"] and table["threads"] == 1 and table["dtype"] == "fp32"
+        assert table["versions"].keys() == {"torch", "transformers"}
+        assert {key: table[key] for key in dataclasses.asdict(TIMING)} == dataclasses.asdict(TIMING)
+        assert table["blocks"] == [{"mlp_width": width} for width in WIDTHS]
+        assert table["shape"] == dataclasses.asdict(space.shape)
+        rows = table["networks"]
         assert [row["use"] for row in rows] == ["fit"] * 6 + ["check"] * 4
         smallest = space.id(space.subnet((0, *[2] * 6)))
         assert [row["subnet_id"] for row in rows[6:8]] == [smallest, "000000"]
@@ -83,11 +101,11 @@ def test_a_measurement_has_every_field(base, tmp_path):
             error = row["predicted_seconds"] / row["measured_seconds"] - 1
             assert row["relative_error"] == pytest.approx(error, abs=1e-9)
         errors = [abs(row["relative_error"]) for row in rows if row["use"] == "check"]
-        assert table["phases"][phase]["largest_error"] == max(errors)
+        assert table["largest_error"] == max(errors)
 
 
-def test_a_table_that_does_not_hold_is_warned_about(base, tmp_path, monkeypatch, caplog):
-    """Seconds that are no sum over layers: mixed networks take twice as long as the table says. The search reads it."""
+def test_a_table_that_does_not_hold_is_warned_about_and_read_by_the_search(base, tmp_path, monkeypatch, caplog):
+    """Seconds that are no sum over layers: mixed networks take twice as long as the table says."""
 
     def clock(network, phase, runs):
         widths = [layer.mlp.gate_proj.out_features for layer in network.model.layers]
@@ -95,30 +113,93 @@ def test_a_table_that_does_not_hold_is_warned_about(base, tmp_path, monkeypatch,
 
     monkeypatch.setattr(costs, "run_seconds", clock)
     with caplog.at_level(logging.WARNING):
-        measure_costs(tmp_path / "layers.json", model=base, **SETTINGS)
-    table = json.loads((tmp_path / "layers.json").read_text())
-    assert table["phases"]["decode"]["overhead_seconds"] == pytest.approx(1)
-    assert table["phases"]["decode"]["layer_seconds"] == pytest.approx({"96": 1, "48": 0.5, "32": 1 / 3})
-    assert table["phases"]["decode"]["largest_error"] == pytest.approx(0.5)
+        paths = measure(base, tmp_path)
     assert caplog.text.count("this table is off by -50 %") == 4  # two networks, two phases
 
-    shape = ModelShape.from_folder(base)
-    space = SearchSpace.for_model(shape, [4, 6], WIDTHS, "even")
-    goals = Declared(["metric", "latency"], costs=tmp_path / "layers.json").on(space, shape, Task("toy", "acc", True))
-    rows = [row for row in table["networks"] if row["phase"] == "decode"]
-    genotypes = np.array([space.genotype(space.parse(row["subnet_id"])) for row in rows])
-    seconds = goals.objectives(space, genotypes, np.zeros(len(rows)))[:, 0]
-    assert seconds == pytest.approx([row["predicted_seconds"] for row in rows])
+    space = declared(base)
+    for path in paths:
+        table = LayerCosts.read("latency", path, space)
+        assert table.without == pytest.approx(1)
+        assert table.of_block == pytest.approx((1, 0.5, 1 / 3))
+        assert read_json(path)["largest_error"] == pytest.approx(0.5)
+        settings = GoalSettings(objectives=["metric", "latency"], measured=[f"latency={path}"])
+        goals = resolve(settings, space, Task("toy", "acc", True))
+        rows = read_json(path)["networks"]
+        genotypes = np.array([space.genotype(space.parse(row["subnet_id"])) for row in rows])
+        seconds = goals.objectives(space, genotypes, np.zeros(len(rows)))[:, 0]
+        assert seconds == pytest.approx([row["predicted_seconds"] for row in rows])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sequence_length": 62}, r"costs\.sequence_length 62 and costs\.new_tokens 3 are beyond the 64 positions"),
-        ({"widths": [48, 96]}, r"space\.widths must start with the model's full MLP width 96"),
-    ],
-)
-def test_bad_settings_are_one_line(base, tmp_path, change, message):
+def test_settings_beyond_the_models_positions_are_one_line(base, tmp_path):
+    message = r"costs\.sequence_length 62 and costs\.new_tokens 3 are beyond the 64 positions"
     with pytest.raises(UserError, match=message):
-        measure_costs(tmp_path / "layers.json", model=base, **(SETTINGS | change))
-    assert not (tmp_path / "layers.json").exists()
+        measure(base, tmp_path, timing=dataclasses.replace(TIMING, sequence_length=62))
+    assert not list(tmp_path.glob("latency*"))
+
+
+def test_a_space_of_another_model_is_one_line(base, tmp_path):
+    other = write_supernet(tmp_path / "other", intermediate_size=48)
+    with pytest.raises(UserError, match="another shape than the space was declared on"):
+        measure(base, tmp_path, declared(other, widths=[48, 32]))
+    assert not list(tmp_path.glob("latency*"))
+
+
+@pytest.fixture
+def energy(tmp_path, monkeypatch) -> Path:
+    """A finished search for metric and energy, a cost that is nothing but a unit and a table; returns its results.
+
+    The middle width costs least, so that the networks of the front are not those that are on it for their size.
+    """
+    monkeypatch.setitem(UNITS, "energy", "J")
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6}
+    shape = ModelShape.from_config(config | {"num_attention_heads": 8, "vocab_size": 64})
+    space = SearchSpace.declare(shape, [4, 6], WIDTHS)
+    space.write(tmp_path / "space.json")
+    table = tmp_path / "energy.json"
+    LayerCosts("energy", 2.0, (8.0, 1.0, 4.0)).write(table, space, {"device_name": "a meter"})
+    assert read_json(table)["unit"] == "J" and LayerCosts.read("energy", table, space).without == 2.0
+
+    accuracy = {"000000": 0.9, "111111": 0.7, "222222": 0.6, "0111xx": 0.8, "2222xx": 0.5}
+    networks = [space.parse(subnet_id) for subnet_id in accuracy]
+    evaluations = pd.DataFrame({"subnet_id": accuracy.keys(), "acc": accuracy.values(), "items": 100, "round": 1})
+    evaluations["layers"] = [network.layers for network in networks]
+    evaluations["parameters"] = [shape.parameters(network) for network in networks]
+    evaluations["size_bytes"] = [shape.size_bytes(network) for network in networks]
+    evaluations = evaluations.reindex(columns=[*EVALUATION_COLUMNS, "acc", "items"], fill_value=0)
+    evaluations.to_csv(tmp_path / "evaluations.csv", index=False)
+    results = tmp_path / "results"
+    write_json(results / "tasks/toy/task.json", {"task": "toy", "metric": "acc", "higher_is_better": True})
+    find_front(
+        results / "search/toy/front.csv",
+        space=tmp_path / "space.json",
+        task=results / "tasks/toy",
+        evaluations=tmp_path / "evaluations.csv",
+        goals=GoalSettings(objectives=["metric", "energy"], measured=[f"energy={table}"]),
+    )
+    return results
+
+
+JOULES = {"111111": 2.0 + 6 * 1.0, "0111xx": 2.0 + 8.0 + 3 * 1.0, "000000": 2.0 + 6 * 8.0}  # of the front's networks
+
+
+def test_a_cost_that_no_code_names_is_a_column_of_the_front(energy):
+    front = read_table(energy / "search/toy/front.csv")
+    assert front.columns[-1] == "energy"
+    assert dict(zip(front["subnet_id"], front["energy"], strict=True)) == JOULES
+
+
+def test_a_cost_that_no_code_names_is_part_of_the_answer_to_a_question(energy, capsys):
+    pick(task="toy", results=energy, min_accuracy=0.75, output=energy / "answer.json")
+    assert "\nenergy 13 J, by the layers' costs\n" in capsys.readouterr().out
+    answer = read_json(energy / "answer.json")
+    assert answer["subnet_id"] == "0111xx" and answer["costs"] == {"energy": 13.0}
+
+
+def test_a_cost_that_no_code_names_has_a_panel_in_the_figure(energy, monkeypatch):
+    summary = pd.DataFrame([{"task": "toy", "model": "000000", "role": "member", "precision": "fp16", "value": 0.9}])
+    summary = summary.assign(stderr=0.01, size_bytes=10**6, metric="acc", higher_is_better=True, chance=0.25)
+    evaluations, front = read_table(energy.parent / "evaluations.csv"), read_table(energy / "search/toy/front.csv")
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    _, panel = figures.front_figure(summary.assign(recommended=False), evaluations, front).axes
+    assert panel.get_xlabel().startswith("energy by the layers' costs (J)")
+    assert panel.lines[0].get_xdata().tolist() == sorted(JOULES.values())

@@ -2,20 +2,23 @@
 
 from pathlib import Path
 
+import bitsandbytes
 import lm_eval
 import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tests.support.models import write_space
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.errors import UserError
-from llama_nas.exports.export import export_subnet
-from llama_nas.exports.quantize import quantize_folder
-from llama_nas.measuring.lm_eval import benchmark_folder
-from llama_nas.scoring.verify import verify_against_benchmark
+from llama_nas.core.settings import Compute, TrieBounds
+from llama_nas.exports.export import export
+from llama_nas.exports.quantize import quantize
+from llama_nas.measuring.lm_eval import run_lm_eval
+from llama_nas.scoring.verify import verify
 from llama_nas.tasks.compile import compile_task
 
 WIDTHS = [96, 48]
@@ -46,14 +49,7 @@ def tiny(stories, tmp_path_factory):
 
 
 def compiled(output, lm_eval_task, metric, model, data_root, **settings):
-    defaults = {
-        "task": "t",
-        "num_fewshot": None,
-        "limit": 8,
-        "subtasks": None,
-        "chunk_tokens": 300,
-        "group_tokens": 5000,
-    }
+    defaults = {"task": "t", "limit": 8, "bounds": TrieBounds(chunk_tokens=300, group_tokens=5000)}
     compile_task(
         output, lm_eval_task=lm_eval_task, metric=metric, model=model, data_root=data_root, **(defaults | settings)
     )
@@ -61,7 +57,7 @@ def compiled(output, lm_eval_task, metric, model, data_root, **settings):
 
 
 def run(output, model, task, precision="fp32"):
-    benchmark_folder(output, model=model, task=task, precision=precision, batch_size=4, device="cpu", threads=1)
+    run_lm_eval(output, model=model, task=task, precision=precision, batch_size=4, compute=Compute())
     return read_json(output)
 
 
@@ -115,18 +111,18 @@ def test_settings_that_lm_eval_did_not_use_are_refused(key, value, hub, stories,
 def test_exported_mixed_widths_agree_with_the_search(subnet_id, hub, tiny, tmp_path):
     """The export runs its own code through stock lm-eval; the search scores the super-network."""
     task = compiled(tmp_path / "task", "arc_easy", "acc_norm", tiny, hub)
-    export_subnet(tmp_path / subnet_id, supernet=tiny, widths=WIDTHS, subnet_id=subnet_id)
+    space = write_space(tiny, WIDTHS)
+    export(tmp_path / subnet_id, supernet=tiny, space=space, subnet=subnet_id)
     run(tmp_path / "b.json", tmp_path / subnet_id, task)
-    verify_against_benchmark(
+    verify(
         tmp_path / "agreement.json",
         supernet=tiny,
-        widths=WIDTHS,
-        subnet_id=subnet_id,
+        space=space,
+        subnet=subnet_id,
         task=task,
         benchmark=tmp_path / "b.json",
         dtype="fp32",
-        device="cpu",
-        threads=1,
+        compute=Compute(),
     )
     record = read_json(tmp_path / "agreement.json")
     assert record["agrees"] is True and record["search_scorer"] == record["lm_eval"]
@@ -150,8 +146,8 @@ def test_fp16_is_how_weights_are_stored_and_a_cpu_computes_them_in_float32(hub, 
 
 def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
     task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
-    export_subnet(tmp_path / "net", supernet=tiny, widths=WIDTHS, subnet_id="011")
-    quantize_folder(tmp_path / "int8", model=tmp_path / "net", precision="int8")
+    export(tmp_path / "net", supernet=tiny, space=write_space(tiny, WIDTHS), subnet="011")
+    quantize(tmp_path / "int8", model=tmp_path / "net", precision="int8")
     half = run(tmp_path / "fp16.json", tmp_path / "net", task, "fp16")
     int8 = run(tmp_path / "int8.json", tmp_path / "int8", task, "int8")
     assert (
@@ -165,6 +161,21 @@ def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
         run(tmp_path / "b.json", tmp_path / "int8", task)
     with pytest.raises(UserError, match="holds float weights, asked for int8"):
         run(tmp_path / "b.json", tmp_path / "net", task, "int8")
+
+
+def test_nf4_folder_is_computed_in_float32_on_every_processor(hub, tiny, tmp_path, monkeypatch):
+    """bitsandbytes would compute in bfloat16 where a processor can, and refuse rows of 32 and 96."""
+    task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
+    quantize(tmp_path / "nf4", model=tiny, precision="nf4")
+    found = []
+    for can in (True, False):
+        monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda can=can: can)
+        found.append(run(tmp_path / f"{can}.json", tmp_path / "nf4", task, "nf4"))
+    assert found[0] == found[1]
+    assert (found[0]["arithmetic"], found[0]["int8_threshold"]) == ("float32", None)
+    half = run(tmp_path / "fp16.json", tiny, task, "fp16")
+    difference = np.abs(np.concatenate(found[0]["loglikelihoods"]) - np.concatenate(half["loglikelihoods"]))
+    assert 0 < difference.max() < 0.5 * np.abs(np.concatenate(half["loglikelihoods"])).max()
 
 
 def test_only_safetensors_are_loaded(hub, stories, tmp_path):

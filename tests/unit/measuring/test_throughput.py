@@ -5,30 +5,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from export_cases import WIDTHS, write_supernet
+from tests.support.models import write_space, write_supernet
 from torch.utils.flop_counter import FlopCounterMode
 
-from llama_nas import throughput
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
-from llama_nas.exports.export import export_subnet
-from llama_nas.exports.quantize import quantize_folder
+from llama_nas.core.settings import Compute
+from llama_nas.exports.export import export
+from llama_nas.exports.quantize import quantize
+from llama_nas.measuring import throughput
+from llama_nas.measuring.settings import SpeedSettings
 from llama_nas.measuring.throughput import Phase, measure_throughput
 from llama_nas.models.folder import load_model
 
 COLUMNS = "model,precision,phase,batch_size,sequence_length,new_tokens,tokens_per_second,tokens_per_second_q1"
 COLUMNS += ",tokens_per_second_q3,limit_tokens_per_second,device,threads,repeats"
 PHASES = ["prefill", "decode", "decode_saturated"]
-SETTINGS = {"batch_size": 2, "sequence_length": 16, "new_tokens": 4, "max_batch": 4, "repeats": 7}
-SETTINGS |= {"device": "cpu", "threads": 1}
+SPEED = SpeedSettings(batch_size=2, sequence_length=16, new_tokens=4, max_batch=4, repeats=7)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp("throughput")
     supernet = write_supernet(root / "super")
-    export_subnet(root / "012x10", supernet=supernet, widths=WIDTHS, subnet_id="012x10")
-    quantize_folder(root / "int8", model=root / "012x10")
+    export(root / "012x10", supernet=supernet, space=write_space(supernet), subnet="012x10")
+    quantize(root / "int8", model=root / "012x10", precision="int8")
     return [f"pretrained:fp32={supernet}", f"b:fp16={root / '012x10'}", f"x:y:int8={root / 'int8'}"]
 
 
@@ -36,7 +37,7 @@ def models(tmp_path_factory) -> list[str]:
 def test_every_model_precision_and_phase_is_measured(models, tmp_path, monkeypatch, short_of_memory):
     if short_of_memory:
         monkeypatch.setattr(throughput, "_free_bytes", lambda device: 0)
-    measure_throughput(tmp_path / "t.csv", models=models, **SETTINGS)
+    measure_throughput(tmp_path / "t.csv", models=models, speed=SPEED, compute=Compute())
     table = read_table(tmp_path / "t.csv")
     assert list(table) == COLUMNS.split(",")
     assert table["phase"].tolist() == PHASES * 3
@@ -59,7 +60,8 @@ def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_pa
 
     monkeypatch.setattr(throughput, "run_seconds", clock)
     monkeypatch.setattr(throughput, "_saturating_batch", lambda *arguments: 4)
-    measure_throughput(tmp_path / "t.csv", models=models[:2], **SETTINGS | {"repeats": repeats})
+    speed = replace(SPEED, repeats=repeats)
+    measure_throughput(tmp_path / "t.csv", models=models[:2], speed=speed, compute=Compute())
     pairs = [(layers, phase) for layers in (6, 5) for phase in PHASES]
     assert order == [(*pair, runs) for runs in (3, *turns) for pair in pairs]  # warm-up, then turns
     table = read_table(tmp_path / "t.csv").set_index(["model", "phase"])
@@ -115,16 +117,17 @@ def test_arithmetic_and_bytes_of_a_pass_are_those_of_the_model(models):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("given", "speed", "message"),
     [
-        ({"models": ["pretrained=somewhere"]}, "NAME:PRECISION=FOLDER"),
-        ({"models": ["a:fp8=somewhere"]}, "NAME:PRECISION=FOLDER"),
-        ({"models": ["a:fp16=nowhere"]}, "nowhere"),
-        ({"sequence_length": 61}, "64 positions"),
-        ({"repeats": 0}, "at least 1"),
+        ("pretrained=somewhere", {}, "NAME:PRECISION=FOLDER"),
+        ("a:fp8=somewhere", {}, "NAME:PRECISION=FOLDER"),
+        ("a:fp16=nowhere", {}, "nowhere"),
+        (None, {"sequence_length": 61}, r"throughput\.sequence_length 61 .* the 64 positions"),
+        (None, {"repeats": 0}, "at least 1"),
     ],
 )
-def test_bad_input_is_refused(models, tmp_path, change, message):
+def test_bad_input_is_refused(models, tmp_path, given, speed, message):
+    given = [given] if given else models[:1]
     with pytest.raises(UserError, match=message):
-        measure_throughput(tmp_path / "t.csv", **({"models": models[:1]} | SETTINGS | change))
+        measure_throughput(tmp_path / "t.csv", models=given, speed=replace(SPEED, **speed), compute=Compute())
     assert not (tmp_path / "t.csv").exists()

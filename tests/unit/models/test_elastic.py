@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.support.spaces import network
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LlamaConfig,
@@ -18,8 +19,18 @@ from transformers import (
 )
 
 from llama_nas.core.errors import UserError
-from llama_nas.core.space import Subnet
-from llama_nas.models.elastic import active, load_elastic, make_elastic, set_active, subnet_state_dict
+from llama_nas.core.shape import Block, Subnet
+from llama_nas.models.elastic import (
+    active,
+    active_part,
+    full_block,
+    full_network,
+    load_elastic,
+    make_elastic,
+    set_active,
+    set_block,
+    subnet_state_dict,
+)
 
 SHAPE = {
     "vocab_size": 61,
@@ -40,10 +51,10 @@ MODELS = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=16)),
 }
 SUBNETS = {
-    "narrow": Subnet((24, 24, 24, 24)),
-    "shallow": Subnet((48, 48, None, None)),
-    "mixed": Subnet((48, 24, 7, None)),
-    "holes": Subnet((None, 24, None, 48)),
+    "narrow": network((24, 24, 24, 24)),
+    "shallow": network((48, 48, None, None)),
+    "mixed": network((48, 24, 7, None)),
+    "holes": network((None, 24, None, 48)),
 }
 TOKENS = torch.randint(0, 61, (3, 17), generator=torch.Generator().manual_seed(1))
 
@@ -63,8 +74,8 @@ def build(name: str):
 def sliced_by_hand(stock, subnet: Subnet):
     """A stock model with `subnet`'s layers and narrower MLPs, put together without the package's code."""
     small = copy.deepcopy(stock)
-    layers = [small.model.layers[i] for i, width in enumerate(subnet.widths) if width is not None]
-    for layer, width in zip(layers, [width for width in subnet.widths if width is not None], strict=True):
+    layers = [small.model.layers[i] for i in subnet.kept]
+    for layer, width in zip(layers, subnet.widths, strict=True):
         for linear, rows, columns in (
             (layer.mlp.gate_proj, width, None),
             (layer.mlp.up_proj, width, None),
@@ -91,7 +102,7 @@ def test_full_network_is_stock_bit_for_bit(name):
     elastic = make_elastic(copy.deepcopy(stock))
     assert torch.equal(logits(elastic), logits(stock))
     assert elastic.state_dict().keys() == stock.state_dict().keys()
-    with active(elastic, Subnet((48,) * 4)):
+    with active(elastic, network((48,) * 4)):
         assert torch.equal(logits(elastic), logits(stock))
 
 
@@ -125,6 +136,41 @@ def test_narrow_layers_multiply_views_of_the_weights():
     assert len(slices) >= 3 * 4 and all(slices)
 
 
+def test_an_elastic_model_knows_what_its_layers_are():
+    elastic = make_elastic(build("llama"))
+    assert full_network(elastic) == network((48,) * 4)
+    with active(elastic, SUBNETS["mixed"]):
+        assert full_network(elastic) == network((48,) * 4), "as they are stored, whatever is active"
+    assert full_block(elastic.model.layers[0]) == Block(mlp_width=48)
+
+
+def test_setting_one_layer_is_setting_a_network_of_it():
+    elastic = make_elastic(build("llama"))
+    with active(elastic, network((48, 24, 48, 48))):
+        expected = logits(elastic)
+    set_block(elastic.model.layers[1], Block(mlp_width=24))
+    assert torch.equal(logits(elastic), expected)
+    set_block(elastic.model.layers[1], full_block(elastic.model.layers[1]))
+    assert torch.equal(logits(elastic), logits(build("llama")))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_active_part_of_a_weight_is_a_view_of_it(name):
+    state = build(name).state_dict()
+    subnet = SUBNETS["mixed"]
+    cut = subnet_state_dict(state, subnet)
+    position = {f"model.layers.{layer}.": f"model.layers.{new}." for new, layer in enumerate(subnet.kept)}
+    for key, tensor in state.items():
+        part = active_part(key, tensor, subnet)
+        if key.startswith("model.layers.3."):
+            assert part is None
+            continue
+        assert part.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        for layer, new in position.items():
+            key = key.replace(layer, new) if key.startswith(layer) else key
+        assert torch.equal(part, cut[key])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_subnet_state_dict_is_the_sliced_stock_model(name):
     stock = build(name)
@@ -151,7 +197,7 @@ def test_active_restores_the_full_network_also_after_an_error():
 
 def test_wrong_number_of_layers_is_refused():
     with pytest.raises(ValueError, match="3 layers, the model has 4"):
-        set_active(make_elastic(build("llama")), Subnet((48, 48, 48)))
+        set_active(make_elastic(build("llama")), network((48, 48, 48)))
 
 
 def gradients(model, subnet: Subnet | None) -> dict[str, torch.Tensor | None]:

@@ -12,19 +12,20 @@ from lm_eval.utils import make_table
 from llama_nas.cli import main
 from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.errors import UserError
-from llama_nas.exports.export import export_subnet
-from llama_nas.exports.quantize import quantize_folder
+from llama_nas.core.shape import ModelShape
+from llama_nas.core.space import SearchSpace
+from llama_nas.exports.export import export
+from llama_nas.exports.quantize import quantize
 from llama_nas.scoring.harness import TrieLM
 from llama_nas.tasks.definitions import load_task
-from llama_nas.tasks.simple_evaluate import evaluate_task
+from llama_nas.tasks.simple_evaluate import simple_evaluate
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 
 
-@pytest.fixture
-def stories(hub, monkeypatch):
+@pytest.fixture(autouse=True)
+def in_the_hub(hub, monkeypatch):
     monkeypatch.chdir(hub)  # there, the stock tasks' dataset names are paths
-    return hub / "karpathy/stories260K"
 
 
 def evaluate(model, task, **settings):
@@ -48,10 +49,10 @@ def test_simple_evaluate_takes_the_class_and_gives_stock_answers(stories):
         assert results["results"] == stock["results"]
 
 
-def test_a_stage_gets_all_of_lm_eval_but_its_report_on_the_machine(stories):
+def test_a_stage_gets_all_of_lm_eval_but_its_report_on_the_machine(stories, hub):
     model = HFLM(str(stories), device="cpu", dtype="float32", batch_size=8)
     stock = evaluate(model, "arc_easy", limit=5)
-    ours = evaluate_task(model, load_task("arc_easy", data_root=stories.parents[1]), None, 5)
+    ours = simple_evaluate(model, load_task("arc_easy", data_root=hub), None, 5)
     assert ours["results"]["arc_easy"] == stock["results"]["arc_easy"]
     assert "n-shot" in ours and "pretty_env_info" not in ours
 
@@ -83,9 +84,10 @@ def test_command_prints_what_lm_eval_prints(stories, hub, tmp_path, capsys):
 
 
 def test_exported_and_int8_folders_need_no_foreign_code(stories, hub, tmp_path, capsys):
-    widths = [read_json(stories / "config.json")["intermediate_size"], 64]
-    export_subnet(tmp_path / "net", supernet=stories, widths=widths, subnet_id="0101x")
-    quantize_folder(tmp_path / "int8", model=tmp_path / "net", precision="int8")
+    shape = ModelShape.from_folder(stories)
+    SearchSpace.declare(shape, [5], [shape.intermediate_size, 64]).write(tmp_path / "space.json")
+    export(tmp_path / "net", supernet=stories, space=tmp_path / "space.json", subnet="0101x")
+    quantize(tmp_path / "int8", model=tmp_path / "net", precision="int8")
     for folder in ("net", "int8"):
         arguments = ["--model", str(tmp_path / folder), "--task", "arc_easy", "--data", str(hub), "--limit", "20"]
         assert main(["score", *arguments, "--output", str(tmp_path / f"{folder}.json")]) == 0

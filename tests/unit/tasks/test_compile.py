@@ -10,6 +10,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import env
 
 from llama_nas.core.errors import UserError
+from llama_nas.core.settings import TrieBounds
 from llama_nas.tasks.compile import compile_task
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.tasks.format import CompiledTask
@@ -25,7 +26,7 @@ def stock_manager():
 @pytest.fixture
 def compiled(hub, tmp_path):
     def run(lm_eval_task, metric="acc", model=hub / "karpathy/stories260K", data_root=hub, **settings):
-        defaults = {"num_fewshot": None, "limit": 4, "subtasks": None, "chunk_tokens": 512, "group_tokens": 5000}
+        defaults = {"limit": 4, "bounds": TrieBounds(chunk_tokens=512, group_tokens=5000)}
         compile_task(
             tmp_path / "task",
             task="t",

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.spaces import network
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama_nas.core.space import Subnet
+from llama_nas.core.shape import Block
 from llama_nas.models.elastic import make_elastic, set_active
 from llama_nas.scoring.forward import GroupRun, score_trie
 from llama_nas.scoring.sharing import layer_passes, path, plan
@@ -47,7 +48,7 @@ contexts = st.one_of(tokens, tokens.map(lambda end: [0, 1, 0, 1, 2, 2, *end]))
 requests = st.lists(st.tuples(contexts, st.lists(st.integers(0, 2), min_size=1, max_size=4)), min_size=1, max_size=14)
 bounds = st.tuples(st.sampled_from([1, 2, 3, 7, 50]), st.sampled_from([1, 4, 15, 200]))
 subnets = st.builds(
-    lambda depth, widths: Subnet((*widths[:depth], *[None] * (3 - depth))),
+    lambda depth, widths: network((*widths[:depth], *[None] * (3 - depth))),
     st.integers(1, 3),
     st.lists(st.sampled_from(WIDTHS), min_size=3, max_size=3),
 )
@@ -141,7 +142,7 @@ def test_trie_of_some_requests_scores_them_as_before(pairs, bounds, data):
     kept = data.draw(st.lists(st.integers(0, len(pairs) - 1), min_size=1, unique=True).map(sorted))
     sequences, trie = make_trie(pairs, *bounds)
     some = trie.of_requests(np.array(kept), bounds[0])
-    full = Subnet((WIDTHS[0],) * 3)
+    full = network((WIDTHS[0],) * 3)
     every = score_trie(model(), trie, len(pairs), [full], label="t").log_likelihoods[0]
     scores = score_trie(model(), some, len(kept), [full], label="t").log_likelihoods[0]
     np.testing.assert_allclose(scores, every[kept], rtol=1e-5, atol=1e-5)
@@ -179,9 +180,9 @@ def test_plan_computes_each_distinct_beginning_once(population):
 @pytest.mark.parametrize(
     "networks, share",
     [
-        ([Subnet((2,) * 24 + (None,) * 8), Subnet((2,) * 28 + (None,) * 4), Subnet((2,) * 32)], 32 / 84),
-        ([Subnet((2,) * 32), Subnet((1,) * 32)], 1.0),
-        ([Subnet((2,) * 31 + (1,)), Subnet((2,) * 32)], 33 / 64),
+        ([network((2,) * 24 + (None,) * 8), network((2,) * 28 + (None,) * 4), network((2,) * 32)], 32 / 84),
+        ([network((2,) * 32), network((1,) * 32)], 1.0),
+        ([network((2,) * 31 + (1,)), network((2,) * 32)], 33 / 64),
     ],
 )
 def test_share_of_the_layer_passes(networks, share):
@@ -219,5 +220,5 @@ def test_a_layer_on_all_chunks_never_waits_for_the_device():
         with pytest.raises(AssertionError, match="waits"), RefuseHostSync():
             state.sum().item()
         with RefuseHostSync():
-            run.apply((0, WIDTHS[1]), state, in_place=False)
+            run.apply((0, Block(mlp_width=WIDTHS[1])), state, in_place=False)
     set_active(model(), None)

@@ -8,18 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.support.training import MAX_LENGTH, ROW
 from tokenizers import Tokenizer
-from training_cases import ROW, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_nas.core.errors import UserError
-from llama_nas.training.data import IGNORED, PROMPT_WITH_INPUT, TokenRows, read_instructions, tokenize
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer()
-
+from llama_nas.training.data import (
+    IGNORED,
+    PROMPT_WITH_INPUT,
+    TokenRows,
+    load_rows,
+    read_instructions,
+    tokenize,
+    tokenize_pairs,
+)
 
 # --- instructions -------------------------------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ def test_real_alpaca(hub: Path):
 
 
 def test_loss_is_on_response_and_end_token(tokenizer):
-    rows = tokenize([("ab:", "cd"), ("a:", "bcdef")], tokenizer, max_length=20)
+    rows = tokenize_pairs([("ab:", "cd"), ("a:", "bcdef")], tokenizer, max_length=20)
     end = tokenizer.eos_token_id
     first, second = tokenizer("ab:cd").input_ids, tokenizer("a:bcdef").input_ids
     assert rows.tokens.tolist() == [*first, end, *second, end]
@@ -133,21 +135,21 @@ def test_loss_is_on_response_and_end_token(tokenizer):
 def test_end_token_is_there_once_whatever_the_tokenizer_adds(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
-    plain = tokenize([("ab:", "cd")], tokenizer, 20)
+    plain = tokenize_pairs([("ab:", "cd")], tokenizer, 20)
     adding = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), bos_token="<s>", eos_token="</s>"
     )
     adding.backend_tokenizer.post_processor = TemplateProcessing(
         "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    rows = tokenize([("ab:", "cd")], adding, 20)
+    rows = tokenize_pairs([("ab:", "cd")], adding, 20)
     assert rows.tokens.tolist() == [0, *plain.tokens.tolist()]
     assert rows.prompt_lengths.tolist() == [4]
 
 
 def test_long_rows_are_cut_and_rows_without_response_dropped(tokenizer, caplog):
     with caplog.at_level("INFO"):
-        rows = tokenize([("abc:", "defgh"), ("abcdef:", "x"), ("a:", "b")], tokenizer, max_length=6)
+        rows = tokenize_pairs([("abc:", "defgh"), ("abcdef:", "x"), ("a:", "b")], tokenizer, max_length=6)
     assert rows.lengths.tolist() == [6, 4]
     assert rows.prompt_lengths.tolist() == [4, 2]
     assert rows.tokens[:6].tolist() == tokenizer("abc:de").input_ids
@@ -161,7 +163,7 @@ def test_padding_does_not_enter_the_loss(tokenizer):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).double().eval()
-    rows = tokenize([("ab:", "cdefghijkl"), ("a:", "b"), ("abcd:", "efg")], tokenizer, 20)
+    rows = tokenize_pairs([("ab:", "cdefghijkl"), ("a:", "b"), ("abcd:", "efg")], tokenizer, 20)
 
     def loss(numbers: list[int]) -> float:
         inputs, labels = rows.batch(np.array(numbers))
@@ -210,7 +212,7 @@ def test_rows_are_stanford_alpacas(hub: Path, tmp_path):
     (source,) = (hub / "tatsu-lab" / "alpaca").rglob("*.parquet")
     alpaca = pd.read_parquet(source).iloc[::260].to_dict("records")  # 201 rows from all over
     (tmp_path / "rows.json").write_text(json.dumps([{key: row[key] for key in ROW} for row in alpaca]))
-    rows = tokenize(read_instructions(tmp_path / "rows.json"), tokenizer, 512)
+    rows = tokenize_pairs(read_instructions(tmp_path / "rows.json"), tokenizer, 512)
     with_output = [row for row in alpaca if row["output"].strip()]
     expected = stanford_preprocess(with_output, tokenizer, 512)
     trained_on = [pair for pair in expected if set(pair[1]) != {IGNORED}]  # of the others, only the prompt was left
@@ -219,3 +221,33 @@ def test_rows_are_stanford_alpacas(hub: Path, tmp_path):
         inputs, labels = rows.batch(np.array([number]))
         assert inputs[0].tolist() == ids
         assert labels[0].tolist() == [*own_labels[1:], IGNORED], "label t is the token after input t"
+
+
+# --- tokenised once -----------------------------------------------------------------------------------------------
+
+
+def test_tokenised_rows_are_mapped_and_equal(config, tokenizer):
+    rows = load_rows(config.rows, config.base)
+    assert isinstance(rows.tokens, np.memmap)
+    expected = tokenize_pairs(read_instructions(config.rows.with_name("rows.json")), tokenizer, MAX_LENGTH)
+    assert rows.digest() == expected.digest() and len(rows) == 20
+    for mapped, held in zip(rows.batch(np.array([3, 4])), expected.batch(np.array([3, 4])), strict=True):
+        assert torch.equal(mapped, held)
+
+
+def test_tokenise_refuses_what_does_not_fit(config, tokenizer, tmp_path):
+    def build(base: Path, max_length: int = MAX_LENGTH) -> None:
+        tokenize(tmp_path / "out", base=base, instructions=config.rows.with_name("rows.json"), max_length=max_length)
+
+    with pytest.raises(UserError, match="max_length 300 exceeds the model's max_position_embeddings 256"):
+        build(config.base, max_length=300)
+    small = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2)
+    LlamaForCausalLM(small).save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="cannot load the tokenizer"):
+        build(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="the model only 50"):
+        build(tmp_path / "small")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"tokenised for a vocabulary of 258, the model .* has 50"):
+        load_rows(config.rows, tmp_path / "small")

@@ -1,6 +1,5 @@
 """Which sub-network, rows and learning rate a step has."""
 
-import dataclasses
 import itertools
 import random
 
@@ -8,72 +7,54 @@ import numpy as np
 import pytest
 import torch
 
-from llama_nas.core.space import SearchSpace
 from llama_nas.training import worker
 from llama_nas.training.data import BatchOrder, micro_batches, padding_share
-from llama_nas.training.probes import probe_networks
-from llama_nas.training.subnet_steps import smallest, subnet_at
-
-SPACE = SearchSpace(4, (2, 3, 4), (48, 24))
-
+from llama_nas.training.subnet_steps import subnet_at
 
 # --- sampling -----------------------------------------------------------------------------------------------------
 
 
-def test_even_steps_train_the_full_network():
-    assert [subnet_at(step, SPACE, 1) is None for step in range(6)] == [True, False] * 3
-    assert all(subnet_at(step, SPACE, 1, "never") is None for step in range(6))
+def test_even_steps_train_the_full_network(space):
+    assert [subnet_at(step, space, 1) is None for step in range(6)] == [True, False] * 3
+    assert all(subnet_at(step, space, 1, "never") is None for step in range(6))
 
 
-def test_draw_depends_on_seed_and_step_alone():
+def test_draw_depends_on_seed_and_step_alone(space):
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    first = [subnet_at(step, SPACE, 1) for step in range(1, 40, 2)]
+    first = [subnet_at(step, space, 1) for step in range(1, 40, 2)]
     random.seed(9), np.random.seed(9), torch.manual_seed(9)
     state = np.random.get_state()[1].copy()
-    backwards = [subnet_at(step, SPACE, 1) for step in range(39, 0, -2)]
+    backwards = [subnet_at(step, space, 1) for step in range(39, 0, -2)]
     assert backwards[::-1] == first
     assert (np.random.get_state()[1] == state).all()
-    assert [subnet_at(step, SPACE, 2) for step in range(1, 40, 2)] != first
+    assert [subnet_at(step, space, 2) for step in range(1, 40, 2)] != first
 
 
-def test_draw_is_uniform_per_gene():
+def test_draw_is_uniform_per_gene(space):
     """Chi-square over depths and over each width gene; the 99.99 % bounds hold for this fixed sequence."""
-    draws = [SPACE.genotype(subnet_at(step, SPACE, 3)) for step in range(1, 6001, 2)]
+    draws = [space.genotype(subnet_at(step, space, 3)) for step in range(1, 6001, 2)]
     depths = np.bincount([draw[0] for draw in draws], minlength=3)
     assert ((depths - 1000) ** 2 / 1000).sum() < 18.4
     first_layer = np.bincount([draw[1] for draw in draws], minlength=2)
     assert ((first_layer - 1500) ** 2 / 1500).sum() < 15.1
 
 
-def test_stratified_draws_every_number_of_narrow_layers_alike():
+def test_stratified_draws_every_number_of_narrow_layers_alike(space):
     """Chi-square over the number of narrow layers at each depth; the 99.99 % bound holds for this fixed sequence."""
-    draws = [subnet_at(step, SPACE, 3, sampling="stratified") for step in range(1, 12001, 2)]
+    draws = [subnet_at(step, space, 3, sampling="stratified") for step in range(1, 12001, 2)]
     for depth in (2, 3, 4):
-        narrow = [draw.kept_widths.count(24) for draw in draws if draw.layers == depth]
+        narrow = [draw.widths.count(24) for draw in draws if draw.layers == depth]
         assert len(narrow) == pytest.approx(2000, abs=150)
         counts, expected = np.bincount(narrow, minlength=depth + 1), len(narrow) / (depth + 1)
         assert ((counts - expected) ** 2 / expected).sum() < 23.6
-    uniform = [subnet_at(step, SPACE, 3).kept_widths.count(24) for step in range(1, 12001, 2)]
-    assert uniform.count(4) < 0.6 * sum(draw.kept_widths.count(24) == 4 for draw in draws)
+    uniform = [subnet_at(step, space, 3).widths.count(24) for step in range(1, 12001, 2)]
+    assert uniform.count(4) < 0.6 * sum(draw.widths.count(24) == 4 for draw in draws)
 
 
-def test_sandwich_trains_the_smallest_network_every_second_time():
-    draws = [subnet_at(step, SPACE, 1, sampling="sandwich") for step in range(1, 41, 2)]
-    assert draws[::2] == [SPACE.subnet((0, 1, 1, 1, 1))] * 10 and smallest(SPACE) == draws[0]
-    assert draws[1::2] == [subnet_at(step, SPACE, 1) for step in range(3, 41, 4)], "the others are the paper's"
-
-
-def test_probe_networks_are_each_depth_wide_and_narrow():
-    ids = [SPACE.id(subnet) for subnet in probe_networks(SPACE)]
-    assert ids == ["0000", "1111", "000x", "111x", "00xx", "11xx"]
-    without_full = dataclasses.replace(SPACE, depths=(2, 3))
-    assert [without_full.id(subnet) for subnet in probe_networks(without_full)] == [
-        "0000",
-        "000x",
-        "111x",
-        "00xx",
-        "11xx",
-    ]
+def test_sandwich_trains_the_smallest_network_every_second_time(space):
+    draws = [subnet_at(step, space, 1, sampling="sandwich") for step in range(1, 41, 2)]
+    assert draws[::2] == [space.subnet((0, 1, 1, 1, 1))] * 10 and space.smallest == draws[0]
+    assert draws[1::2] == [subnet_at(step, space, 1) for step in range(3, 41, 4)], "the others are the paper's"
 
 
 # --- schedule -----------------------------------------------------------------------------------------------------

@@ -38,13 +38,13 @@ class LayerCosts:
         try:
             costs = cls(str(table["cost"]), float(table["without"]), tuple(map(float, table["of_block"])))
             shape, blocks = table["shape"], table["blocks"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a table of layer costs ({error}); measure it again") from None
         if costs.name != name:
             raise UserError(f"{path}: is a table of {costs.name}, not of {name}")
         if shape != asdict(space.shape):
             raise UserError(f"{path}: was measured on a model of another shape; run `llama-nas measure-costs` again")
-        if blocks != [asdict(block) for block in space.blocks]:
+        if len(costs.of_block) != len(space.blocks) or blocks != [asdict(block) for block in space.blocks]:
             raise UserError(
                 f"{path}: was measured on other blocks than the space's; run `llama-nas measure-costs` again"
             )

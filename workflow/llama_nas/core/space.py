@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,10 @@ def declare_space(
     if depth_selection == MEASURED_ORDER:
         if layer_order is None:
             raise UserError("--layer-order: is missing; depth selection importance is read from it")
-        depth_selection = ",".join(map(str, read_json(layer_order)["layer_order"]))
+        measured = read_json(layer_order)
+        if "layer_order" not in measured:
+            raise UserError(f"{layer_order}: key layer_order is missing; expected a file of `llama-nas order-layers`")
+        depth_selection = ",".join(map(str, measured["layer_order"]))
     SearchSpace.declare(ModelShape.from_folder(model), depths, widths, depth_selection).write(output)
 
 
@@ -96,7 +100,11 @@ class SearchSpace:
     @classmethod
     def read(cls, path: Path) -> SearchSpace:
         """Read space.json; raises UserError if it is not one."""
-        stored = read_json(path)
+        return cls.from_stored(read_json(path), path)
+
+    @classmethod
+    def from_stored(cls, stored: dict[str, Any], path: Path) -> SearchSpace:
+        """The space of the contents of space.json; path: for what is said of wrong ones."""
         try:
             blocks = tuple(Block(**block) for block in stored["blocks"])
             kept = tuple(tuple(depth["kept_layers"]) for depth in stored["depths"])

@@ -18,7 +18,7 @@ from llama_nas.scoring.forward import score_task
 from llama_nas.scoring.metrics import choice_scores, compute_metrics
 from llama_nas.tasks.format import CHOICE_METRICS, CompiledTask
 
-# docs/architecture.md: the search's scorer agrees with stock lm-eval in fp32 within these.
+# docs/design/architecture.md: the search's scorer agrees with stock lm-eval in fp32 within these.
 PER_TOKEN = 1e-4  # nats per scored token
 RELATIVE = 1e-5  # of a request's log-likelihood; of 1 nat, where that is smaller
 NEAR_TIE = 2e-4  # between an item's two best choices

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from export_cases import FAMILIES, write_supernet
+import pytest
+from tests.support.models import FAMILIES, write_space, write_supernet
 
 from llama_nas.base.pretrain import train_tokenizer
-from llama_nas.exports.export import export_subnet
+from llama_nas.exports.export import export
 
 WIDTHS = [96, 48, 40]  # rows of 40 are no multiple of 32: Q8_0 cannot hold them
 IDS = {"uniform": "1111x1", "mixed": "012x10"}
@@ -16,8 +17,16 @@ TEXTS = [
 ]
 
 
-def write_world(root: Path) -> None:
-    """Super-networks of every family with a byte-level tokenizer, and two exports of each."""
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """What the tokenizer of `gguf_exports` was trained on."""
+    return TEXTS
+
+
+@pytest.fixture(scope="module")
+def gguf_exports(tmp_path_factory) -> Path:
+    """Two exports of every family, FAMILY/uniform and FAMILY/mixed, with a byte-level tokenizer."""
+    root = tmp_path_factory.mktemp("gguf")
     tokenizer = train_tokenizer(TEXTS * 20, 320)
     for family, config in FAMILIES.items():
         supernet = root / "super" / family
@@ -25,5 +34,7 @@ def write_world(root: Path) -> None:
         settings |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         write_supernet(supernet, family.split("-")[0], **settings | config)
         tokenizer.save_pretrained(supernet)
+        space = write_space(supernet, WIDTHS)
         for kind, subnet_id in IDS.items():
-            export_subnet(root / family / kind, supernet, WIDTHS, subnet_id)
+            export(root / family / kind, supernet=supernet, space=space, subnet=subnet_id)
+    return root
