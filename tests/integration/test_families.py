@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import bitsandbytes
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,8 +136,12 @@ def test_every_trained_weight_is_of_the_stock_architecture(run):
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_quantized_exports_are_what_stock_software_quantizes(run, precision):
-    """The folder written by `quantize`, and the plain padded network quantized by transformers while loading."""
+def test_quantized_exports_are_what_stock_software_quantizes(run, precision, monkeypatch):
+    """The folder written by `quantize`, and the plain padded network quantized by transformers while loading.
+
+    Where a processor has AVX512-BF16, bitsandbytes packs 4-bit weights anew, which fails on the network's rows of 48.
+    """
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
     tokens = torch.arange(1, 25).reshape(2, 12)
     form = "padded" if precision == "int8" else "hf"  # zeros shift the borders of NF4's blocks
     settings = {"load_in_8bit": True} if precision == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

@@ -4,20 +4,43 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = REPOSITORY / "workflow/presets/reduced.yaml"
+REDUCED = REPOSITORY / "workflow/presets/reduced.yaml"
+SEARCH = "results/search/arc_easy"
+IGNORED = shutil.ignore_patterns("logs")
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
-    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", CONFIG]
-    result = subprocess.run([*command, "--cores", "2", *arguments], text=True, capture_output=True)
+def snakemake(folder: Path, *targets: str, config: Path = REDUCED) -> str:
+    """Make targets in a folder; returns what Snakemake printed."""
+    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder, "--configfile", config]
+    result = subprocess.run([*command, "--cores", "2", *targets], text=True, capture_output=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+def fork(run: Path, folder: Path, change: Callable[[dict], object], *targets: str, ignore=IGNORED) -> str:
+    """Copy a finished run, with .snakemake, which knows what was made; make targets under a changed config."""
+    shutil.copytree(run, folder, ignore=ignore)
+    config = yaml.safe_load(REDUCED.read_text())
+    change(config)
+    (folder / "changed.yaml").write_text(yaml.safe_dump(config))
+    return snakemake(folder, *targets, config=folder / "changed.yaml")
+
+
+def executed(output: str) -> list[str]:
+    return re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", output, re.M)
+
+
+def table(path: Path) -> pd.DataFrame:
+    """A CSV; ids are no numbers."""
+    return pd.read_csv(path, dtype={"subnet_id": str, "model": str})
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +52,34 @@ def run(tmp_path_factory) -> Path:
 
 def test_everything_is_there(run):
     results = run / "results"
-    front = pd.read_csv(results / "search/arc_easy/front.csv", dtype={"subnet_id": str})
+    front = table(results / "search/arc_easy/front.csv")
     first = ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round"]
     assert list(front.columns)[:8] == first
     assert front["size_bytes"].is_monotonic_increasing and front["acc"].is_monotonic_increasing
-    evaluations = pd.read_csv(results / "search/arc_easy/round_2/evaluations.csv", dtype={"subnet_id": str})
+    evaluations = table(results / "search/arc_easy/round_2/evaluations.csv")
     assert len(evaluations) == 40 and evaluations["subnet_id"].is_unique
-    summary = pd.read_csv(results / "summary/arc_easy.csv", dtype={"model": str})
+    summary = table(results / "summary/arc_easy.csv")
     assert {"pretrained", "full", "member"} >= set(summary["role"]) and set(summary["precision"]) == {"fp16", "int8"}
-    assert "results/subnets/" in (results / "summary.html").read_text()
+    for network in {"000000", front["subnet_id"].iloc[-1]}:
+        assert {path.name for path in (results / "networks" / network).iterdir()} == {"hf", "int8"}
+    assert "results/networks/" in (results / "summary.html").read_text()
+    names = ("front", "quantized", "speed", "progress", "depths", "blocks")
+    assert {path.name for path in (results / "figures").iterdir()} == {f"arc_easy_{name}.svg" for name in names}
     assert (results / "figures/arc_easy_front.svg").stat().st_size > 1000
+
+
+def test_the_space_is_written_down_as_it_is_declared(run):
+    space = json.loads((run / "results/space.json").read_text())
+    assert space["shape"]["num_hidden_layers"] == 6
+    assert space["blocks"] == [{"mlp_width": 96}, {"mlp_width": 48}]
+    assert space["depths"] == [{"layers": depth, "kept_layers": list(range(depth))} for depth in (4, 5, 6)]
+
+
+def test_the_quality_of_the_predictions_is_written_down_from_the_second_round_on(run):
+    first, second = (json.loads((run / SEARCH / f"round_{number}/predictions.json").read_text()) for number in (1, 2))
+    assert first["quality"] is None and second["quality"]["rows"] == 20
+    predictor = json.loads((run / SEARCH / "round_2/predictor.json").read_text())["predictor"]
+    assert predictor["kind"] in ("lightgbm", "ridge", "svr") and predictor["rows"] == 20
 
 
 def test_the_searchs_scorer_agrees_with_stock_lm_eval(run):
@@ -47,7 +88,7 @@ def test_the_searchs_scorer_agrees_with_stock_lm_eval(run):
 
 
 def test_training_alternates_and_records_each_network(run):
-    training = pd.read_csv(run / "results/supernet/training.csv", dtype={"subnet_id": str})
+    training = table(run / "results/supernet/training.csv")
     assert set(training["kind"][::2]) == {"full"} and set(training["kind"][1::2]) == {"subnet"}
     assert training["subnet_id"][1::2].nunique() > 10
 
@@ -57,63 +98,77 @@ def test_second_run_does_nothing(run):
 
 
 def test_a_deleted_benchmark_is_one_job_with_the_same_bytes(run):
-    path = next((run / "results/benchmarks/arc_easy/int8").glob("0*.json"))
+    path = run / "results/benchmarks/arc_easy/int8/000000.json"
     before = path.read_bytes()
     path.unlink()
-    output = snakemake(run, str(path.relative_to(run)))
-    assert "1 of 1 steps (100%) done" in output
+    assert executed(snakemake(run, str(path.relative_to(run)))) == ["run_lm_eval"]
     assert path.read_bytes() == before
 
 
 def test_shard_count_changes_no_byte_of_the_search(run, tmp_path):
     """A second search over the same super-network and task, in three shards a round."""
-    other = tmp_path / "other"
-    shutil.copytree(run, other, ignore=shutil.ignore_patterns("search", "logs"))
-    config = other / "sharded.yaml"
-    config.write_text(CONFIG.read_text().replace("population: 20", "population: 20\n  shards: 3"))
-    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", other, "--cores", "2"]
-    subprocess.run([*command, "fronts", "--configfile", config], check=True, capture_output=True)
+    fork(
+        *(run, tmp_path / "other"),
+        lambda config: config["search"].update(shards=3),
+        "fronts",
+        ignore=shutil.ignore_patterns("search", "logs"),
+    )
     for name in ("round_2/evaluations.csv", "round_2/candidates.csv", "round_2/generations.csv", "front.csv"):
-        assert (other / "results/search/arc_easy" / name).read_bytes() == (
-            run / "results/search/arc_easy" / name
-        ).read_bytes(), name
-    assert len(list((other / "results/search/arc_easy/round_1").glob("shard_*-of-3.csv"))) == 3
-
-
-def fork(run: Path, folder: Path, change: str, target: str) -> str:
-    """Copy a finished run, make `target` under a config with one line changed, and return the output."""
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("logs"))  # with .snakemake, which knows what was made
-    old, new = change.split(" -> ")
-    config = folder / "changed.yaml"
-    assert old in CONFIG.read_text()
-    config.write_text(CONFIG.read_text().replace(old, new))
-    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder, "--cores", "2"]
-    result = subprocess.run([*command, target, "--configfile", config], text=True, capture_output=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
+        assert (tmp_path / "other" / SEARCH / name).read_bytes() == (run / SEARCH / name).read_bytes(), name
+    assert len(list((tmp_path / "other" / SEARCH / "round_1").glob("shard_*-of-3.csv"))) == 3
 
 
 def test_a_longer_search_redoes_nothing(run, tmp_path):
-    output = fork(run, tmp_path / "longer", "evaluations: 40 -> evaluations: 60", "fronts")
-    ran = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", output, re.M)
-    assert sorted(set(ran) - {"fronts"}) == ["evaluate", "fit", "front", "propose"]
-    assert len([rule for rule in ran if rule != "fronts"]) == 4
-    rounds = [tmp_path / f"longer/results/search/arc_easy/round_{r}/evaluations.csv" for r in (2, 3)]
+    output = fork(run, tmp_path / "longer", lambda config: config["search"].update(evaluations=60), "fronts")
+    assert sorted(set(executed(output)) - {"fronts"}) == ["evaluate", "find_front", "gather", "propose"]
+    assert len([rule for rule in executed(output) if rule != "fronts"]) == 4
+    rounds = [tmp_path / "longer" / SEARCH / f"round_{number}/evaluations.csv" for number in (2, 3)]
     assert rounds[1].read_bytes().startswith(rounds[0].read_bytes())
-    assert rounds[0].read_bytes() == (run / "results/search/arc_easy/round_2/evaluations.csv").read_bytes()
-    assert len(pd.read_csv(rounds[1])) == 60
+    assert rounds[0].read_bytes() == (run / SEARCH / "round_2/evaluations.csv").read_bytes()
+    assert len(table(rounds[1])) == 60
 
 
 def test_held_out_items_and_patterns(run, tmp_path):
     """A search on 60 of the 100 items shows its front on the other 40; its heuristics are evaluated on all."""
-    change = "arc_easy: { metric: acc } -> arc_easy: { metric: acc, search_items: 60, named: ['000111'] }"
-    fork(run, tmp_path / "held_out", change, "patterns")
+    settings = {"search_items": 60, "named": ["000111"]}
+    fork(run, tmp_path / "held_out", lambda config: config["tasks"]["arc_easy"].update(settings), "patterns")
     results = tmp_path / "held_out/results"
-    front = pd.read_csv(results / "search/arc_easy/front.csv", dtype={"subnet_id": str})
+    front = table(results / "search/arc_easy/front.csv")
     pooled = 0.6 * front["searched"] + 0.4 * front["held_out"]
     assert front["acc"].tolist() == pytest.approx(pooled.tolist())
     assert (front["held_out_items"] == 40).all() and (front["items"] == 100).all()
     assert front["p_value"].between(0, 1).all() and front["difference_to_full"].notna().all()
-    heuristics = pd.read_csv(results / "patterns/arc_easy_heuristics.csv", dtype={"subnet_id": str})
+    heuristics = table(results / "patterns/arc_easy_heuristics.csv")
     assert heuristics["origin"].iloc[0] == "full" and (heuristics["items"] == 100).all() and len(heuristics) > 1
-    assert {"arc_easy_depths.svg", "arc_easy_widths.svg"} <= {path.name for path in (results / "figures").iterdir()}
+    assert "000111" in set(heuristics["subnet_id"])
+
+
+def test_a_contender_stands_in_the_summary_with_what_was_measured_of_it(run, tmp_path):
+    """Here the base model's own folder, which scores what the base model scores."""
+    copy = tmp_path / "other method"
+    shutil.copytree(run / "results/base", copy)
+    output = fork(
+        *(run, tmp_path / "compared"),
+        lambda config: config.update(contenders={"untouched-0": str(copy)}),
+        "results/summary/arc_easy.csv",
+    )
+    assert sorted(set(executed(output))) == ["measure_throughput", "quantize", "run_lm_eval", "summarize"]
+    summary = table(tmp_path / "compared/results/summary/arc_easy.csv")
+    rows = summary[summary["model"] == "untouched-0"]
+    base = summary[summary["model"] == "pretrained"]
+    assert list(rows["precision"]) == ["fp16", "int8"] and set(rows["role"]) == {"other"}
+    for column in ("value", "parameters", "size_bytes"):
+        assert rows[column].tolist() == base[column].tolist(), column
+    assert (rows["tokens_per_second"] > 0).all()
+
+
+def test_a_measured_order_of_layers_is_the_spaces(run, tmp_path):
+    fork(
+        *(run, tmp_path / "ordered"),
+        lambda config: config["space"].update(depth_selection="importance"),
+        "results/space.json",
+    )
+    order = json.loads((tmp_path / "ordered/results/layer_order.json").read_text())["layer_order"]
+    space = json.loads((tmp_path / "ordered/results/space.json").read_text())
+    kept = {depth["layers"]: set(depth["kept_layers"]) for depth in space["depths"]}
+    assert kept == {depth: set(range(6)) - set(order[: 6 - depth]) for depth in (4, 5, 6)}
