@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the schema: `python docs/configuration.py`; a test holds them together."""
+"""Write configuration.md beside this script: `python docs/guide/configuration.py`; a test compares the two."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-SCHEMA = DOCS.parent / "workflow/schemas/config.schema.json"
+SCHEMA = DOCS.parents[1] / "workflow/schemas/config.schema.json"
 INTRODUCTION = """# Every key of the config
 
-Made from [`workflow/schemas/config.schema.json`](../workflow/schemas/config.schema.json) by
-`python docs/configuration.py`. A key that is left out has its default; a key that is not in this list is an error.
-Complete configs to start from: [`config.yaml`](../config.yaml) (the default run) and
-[`workflow/presets/`](../workflow/presets).
+`python docs/guide/configuration.py` makes this page from
+[`workflow/schemas/config.schema.json`](../../workflow/schemas/config.schema.json). A key that is left out has its
+default. A key that is not in this list is an error. Complete configs to start from are
+[`config.yaml`](../../config.yaml) (the default run) and those in [`workflow/presets/`](../../workflow/presets).
 """
 
 
