@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.support.spaces import PAPER_SPACE
 
 from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
 from llama_nas.analysis.judgement import Metric
@@ -17,7 +18,7 @@ from llama_nas.analysis.summary import summarize
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.columns import HELD_OUT
 from llama_nas.core.shape import ModelShape
-from llama_nas.core.space import SearchSpace
+from llama_nas.core.space import SearchSpace, grouped
 
 TOY = SearchSpace.declare(
     ModelShape(
@@ -32,6 +33,20 @@ TOY = SearchSpace.declare(
     ),
     [4, 6],
     [176, 88],
+)
+LARGE_SPACE = SearchSpace.declare(
+    ModelShape(
+        model_type="llama",
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=32000,
+    ),
+    [60, 70, 80],
+    [28672, 14336],
 )
 ACCURACY, ERROR = Metric("acc", True), 0.02
 
@@ -320,3 +335,21 @@ def run(tmp_path: Path) -> Run:
 def make_run() -> type[Run]:
     """For a run of another space or one that several tests share: `make_run(folder, space, members)`."""
     return Run
+
+
+@pytest.fixture(scope="session")
+def make_real_run() -> Callable[[Path, int], Run]:
+    """A finished run on Llama 2 7B (32 layers, the paper's space) or 70B (80 layers): `make_real_run(folder, layers)`.
+
+    Its members: a network of mixed widths and middle depth, all layers narrow, and the smallest of the space.
+    """
+
+    def make(folder: Path, layers: int) -> Run:
+        space = {32: PAPER_SPACE, 80: LARGE_SPACE}[layers]
+        depth, narrow = space.depths[1], "1" * layers
+        mixed = ("01" * layers)[:depth].ljust(layers, "x")
+        run = Run(folder, space, [grouped(mixed), grouped(narrow), space.id(space.smallest)])
+        run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.57, 0.40))
+        return run
+
+    return make

@@ -32,11 +32,16 @@ if BROWSER is None:
     pytest.skip("SKIPPED FOR LACK OF A BROWSER: apt install chromium", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def folder(make_run, tmp_path_factory) -> Path:
-    run = make_run(tmp_path_factory.mktemp("page"))
-    run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
-    run.add_task("winogrande", run.scores(0.80, 0.70, 0.68, 0.40), chance=0.5)
+@pytest.fixture(scope="module", params=["toy", "80 layers"])
+def folder(request, make_run, make_real_run, tmp_path_factory) -> Path:
+    """The page of a small run with two tasks, and one whose subnet ids have 89 characters."""
+    root = tmp_path_factory.mktemp("page")
+    if request.param == "toy":
+        run = make_run(root)
+        run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
+        run.add_task("winogrande", run.scores(0.80, 0.70, 0.68, 0.40), chance=0.5)
+    else:
+        run = make_real_run(root, 80)
     run.report()
     return run.results
 
