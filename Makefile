@@ -1,6 +1,7 @@
 # make run   set everything up and run the default workflow to its end
 # make test  set everything up and pass the tests
-# make images      build the container images;  make test-slurm, make test-containers  the real executors: docs/cluster.md
+# make images  build the container images;  make test-slurm, make test-containers  the real executors
+#             (docs/guide/cluster.md)
 # make test-gguf  compile llama.cpp, install MLX, and let them read the exports (minutes; not part of make test)
 # make setup  the environment alone, with Snakemake's SLURM plugin where sbatch is found (elsewhere: make slurm)
 # make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
@@ -23,7 +24,7 @@ test: $(PLUGIN)
 
 test-gguf: $(READY)
 	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(PIP) -r envs/gguf.txt
-	$(BIN)/python -m pytest -n 0 tests/unit/test_llama_cpp.py tests/unit/test_mlx.py
+	$(BIN)/python -m pytest -n 0 tests/unit/exports/test_llama_cpp.py tests/unit/exports/test_mlx.py
 
 # The page of the last run with Snakemake's own report around it: results, captions, the DAG and run times.
 report: $(READY)

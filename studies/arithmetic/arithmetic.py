@@ -35,9 +35,13 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--network", default="00000000-0000", help="an exported one that was quantized, too")
     parser.add_argument("--precisions", nargs="+", default=["fp16", "int8"])
+    parser.add_argument("--data-root", type=Path, help="where the task's dataset lies; default: the world's")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
-    rows = [compare(args.results, args.task, args.network, precision) for precision in args.precisions]
+    rows = [
+        compare(args.results, args.task, args.network, precision, args.data_root or args.results / "world/hub")
+        for precision in args.precisions
+    ]
     write_json(args.output, {"task": args.task, "network": args.network, "rows": rows})
     print("| weights | FP16 arithmetic, s | float32, s | metric, FP16 | float32 | log-likelihood, largest difference |")
     print("|---|---|---|---|---|---|")
@@ -49,7 +53,7 @@ def main() -> None:
         )
 
 
-def compare(results: Path, task: str, network: str, precision: str) -> dict[str, Any]:
+def compare(results: Path, task: str, network: str, precision: str, data_root: Path) -> dict[str, Any]:
     """One folder in both arithmetics; differences are FP16's from float32's."""
     folder = results / "networks" / network / (precision if precision in QUANTIZED else "hf")
     row: dict[str, Any] = {"precision": precision}
@@ -65,6 +69,7 @@ def compare(results: Path, task: str, network: str, precision: str) -> dict[str,
                 precision=precision,
                 batch_size=32,
                 compute=Compute("cpu", threads=1),
+                data_root=data_root,
             )
             seconds = time.process_time() - start
             record = read_json(output)

@@ -2,12 +2,12 @@
 
     python studies/nsga2/nsga2.py [--table studies/search/data/embedded-1-arc_easy.csv.gz] [--repeats 5]
 
-The search has NSGA-II on arrays; stock pymoo keeps an object for every individual. The script runs both with the
-settings of the variant strict: 50 networks, 400 generations. First it measures the inner NSGA-II alone, which evaluates
-by a predictor that was fitted on a first round. Then it measures whole strict searches of 250 evaluations, with all
-their fits. Both take turns in one process, and the script stops if they ever differ in one network. It writes
-nsga2.json beside itself and prints the table of README.md. Seconds are the processor's, so that other work on the
-machine matters little.
+The search has NSGA-II on arrays; stock pymoo keeps an object for every individual. First the script measures the inner
+NSGA-II of the variant strict alone (50 networks, 400 generations), which evaluates by a predictor that was fitted on a
+first round. Then it measures whole searches of 250 evaluations, with all their fits, strict and default; for the latter
+pymoo is given the search's own mutation and its own idea of a duplicate. Both take turns in one process, and the script
+stops if they ever differ in one network. It writes nsga2.json beside itself and prints the table of README.md. Seconds
+are the processor's, so that other work on the machine matters little.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from unittest import mock
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.duplicate import DefaultDuplicateElimination
+from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
 from pymoo.functions import is_compiled
 from pymoo.operators.crossover.sbx import SBX
@@ -41,17 +43,17 @@ from llama_nas.search.settings import Evolution, GoalSettings
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "search"))
-from search import ALGORITHMS, PAPER, REFERENCE, Table, read, search  # noqa: E402
+from search import ALGORITHMS, OURS, PAPER, REFERENCE, Table, read, search  # noqa: E402
 
 _, STRICT, GENERATIONS, POPULATION = ALGORITHMS[REFERENCE]
-OURS = ours.nsga2
+on_arrays = ours.nsga2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = HERE.parent / "search/data/embedded-1-arc_easy.csv.gz"
     parser.add_argument("--table", type=Path, default=default, help="a CSV of studies/search/data")
-    parser.add_argument("--repeats", type=int, default=5, help="of each measurement, each with its own seed")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement, each with a seed of its own")
     parser.add_argument("--output", type=Path, default=HERE / "nsga2.json")
     args = parser.parse_args()
     table = read(args.table)
@@ -63,7 +65,9 @@ def main() -> None:
         "inner": {
             kind: summary([inner(table, kind, seed) for seed in range(args.repeats)]) for kind in ("ridge", "svr")
         },
-        "search": summary([whole(table, seed) for seed in range(args.repeats)]),
+        "search": {
+            name: summary([whole(table, name, seed) for seed in range(args.repeats)]) for name in (REFERENCE, OURS)
+        },
     }
     write_json(args.output, record)
     print(markdown(record))
@@ -87,20 +91,20 @@ def inner(table: Table, kind: str, seed: int) -> dict[str, float]:
         return values
 
     settings = (space, objectives, start, POPULATION, Evolution(GENERATIONS, **PAPER), STRICT, seed)
-    seconds, histories = in_turns(lambda: OURS(*settings), lambda: stock(*settings), seed)
+    seconds, histories = in_turns(lambda: on_arrays(*settings), lambda: stock(*settings), seed)
     for one, other in zip(*histories, strict=True):
         check_same(one.genotypes, other.genotypes)
     return seconds | {"predictions": spent[0] / 2}
 
 
-def whole(table: Table, seed: int) -> dict[str, float]:
-    """Processor seconds of one strict search by each: four proposals, each with its fits."""
+def whole(table: Table, name: str, seed: int) -> dict[str, float]:
+    """Processor seconds of one search by each: all proposals, each with its fits."""
 
     def with_stock() -> np.ndarray:
         with mock.patch.object(ours, "nsga2", stock):
-            return np.concatenate(list(search(table, REFERENCE, seed)))
+            return np.concatenate(list(search(table, name, seed)))
 
-    seconds, networks = in_turns(lambda: np.concatenate(list(search(table, REFERENCE, seed))), with_stock, seed)
+    seconds, networks = in_turns(lambda: np.concatenate(list(search(table, name, seed))), with_stock, seed)
     check_same(*networks)
     return seconds
 
@@ -131,7 +135,7 @@ def stock(
     seed: int,
     violation: Any = None,
 ) -> list[Generation]:
-    """pymoo's NSGA-II in place of `search/algorithms/nsga2.py`'s function; the variant strict has no constraints."""
+    """pymoo's NSGA-II in place of the function in `search/algorithms/nsga2.py`; without constraints."""
 
     class Space(Problem):
         def __init__(self) -> None:
@@ -141,12 +145,16 @@ def stock(
             out["F"] = objectives(X)
 
     rounded = {"vtype": float, "repair": RoundingRepair()}
+    polynomial = PM(prob=evolution.mutation_probability, eta=evolution.mutation_eta, **rounded)
+    same_network = DefaultDuplicateElimination(func=lambda of: encoding.canonical(space, of.get("X").astype(int)))
     algorithm = NSGA2(
         pop_size=population,
         sampling=start,
         crossover=SBX(prob=evolution.crossover_probability, eta=evolution.crossover_eta, **rounded),
-        mutation=PM(prob=evolution.mutation_probability, eta=evolution.mutation_eta, **rounded),
+        mutation=polynomial if variant == STRICT else DiscreteReset(space),
+        eliminate_duplicates=DefaultDuplicateElimination() if variant == STRICT else same_network,
     )
+    algorithm.mating.n_max_iterations = ours.MATINGS[variant]
     algorithm.setup(Space(), termination=("n_gen", evolution.generations), seed=seed)
     history = []
     while algorithm.has_next():
@@ -154,6 +162,18 @@ def stock(
         own = algorithm.pop
         history.append(Generation(own.get("X"), own.get("F"), np.zeros(len(own)), own.get("rank"), own.get("crowding")))
     return history
+
+
+class DiscreteReset(Mutation):
+    """The mutation of the variant default. It replaces `do`, which would draw a number more for each individual."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+
+    def do(self, problem: Any, pop: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
+        pop.set("X", ours.reset(self.space, pop.get("X"), random_state))
+        return pop
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -167,7 +187,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines = ["| | ours, s | pymoo, s | of both: predictions, s | pymoo / ours | lowest and highest |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     rows = {f"inner NSGA-II, {kind}": row for kind, row in record["inner"].items()}
-    for name, row in (rows | {"whole strict search": record["search"]}).items():
+    rows |= {f"whole search, {name}": row for name, row in record["search"].items()}
+    for name, row in rows.items():
         predictions = f"{row['predictions']:.2f}" if "predictions" in row else ""
         low, high = row["ratios"]
         lines.append(

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import RUNS, command
+from tests.cluster.runs import RUNS, command
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The reduced world through profiles/slurm on a real SLURM; its training, on two nodes, is requeued and cancelled.
 
-A part of .ci/run, and `make test-slurm` (docs/cluster.md): it needs root and starts daemons.
+A part of .ci/run, and `make test-slurm` (docs/guide/cluster.md): it needs root and starts daemons.
 """
 
 import shutil
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import slurm
-from runs import REPOSITORY, RUNS, assert_same_results, command
+from tests.cluster import slurm
+from tests.cluster.runs import REPOSITORY, RUNS, assert_same_results, command
 
 # A small cluster answers at once; rules that need no GPU here ask for fake ones; training is spread over two nodes.
 SRUN = "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1"
@@ -67,7 +67,7 @@ def test_the_reduced_world_through_the_profile(local):
     assert last["TresPerJob"] == "gres:gpu:2" and last["NumNodes"] == "2"
     evaluations = slurm.jobs_of("evaluate")
     assert len(evaluations) == 2 and all(job["TresPerJob"] == "gres:gpu:1" for job in evaluations)
-    assert not slurm.jobs_of("fit") and not slurm.jobs_of("propose"), "steps of seconds are no jobs"
+    assert not slurm.jobs_of("gather") and not slurm.jobs_of("propose"), "steps of seconds are no jobs"
     assert_same_results(local, folder)
 
 

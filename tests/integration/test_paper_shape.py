@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tests.support.models import write_supernet
 
 from llama_nas.core.artifacts import read_table, write_table
 from llama_nas.core.shape import Subnet
@@ -20,7 +21,6 @@ from llama_nas.models.elastic import load_elastic
 from llama_nas.scoring.forward import score_task
 from llama_nas.scoring.metrics import choice_scores
 from llama_nas.tasks.format import CompiledTask
-from tests.support.models import write_supernet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORDS = 61  # that the tokenizer knows: 0 to 60

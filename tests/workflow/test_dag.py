@@ -3,10 +3,10 @@
 What reruns when is in test_rerun.py, models of real size are in test_real_shapes.py.
 """
 
+import copy
 import re
 import subprocess
 
-import pytest
 from tests.workflow.workflow_copy import REPOSITORY, executed, jobs, snakemake, write_model
 
 FULL, *MEMBERS = "000000", "01111x", "00011x"  # of the stand-in's front, the two members that are spread over its sizes
@@ -222,55 +222,59 @@ def test_code_is_an_input_at_the_grain_of_a_stage(run):
     assert not after_scoring.keys() & {"make_world", "pretrain", "declare_space", "finetune", "compile_task"}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c.update(sed=1), "unknown key 'sed'; did you mean 'seed'?"),
-        (lambda c: c["search"].update(populaton=1), "search: unknown key 'populaton'; did you mean 'population'?"),
-        (lambda c: c["space"].update(depths=[4, 7]), "space.depths: 7 layers are more than the model's 6"),
-        (lambda c: c["space"].update(widths=[128, 96]), "space.widths: 128 is wider than the model's MLP, 96"),
-        (lambda c: c["space"].update(widths=[48, 96]), "space.widths: the first must be the model's full MLP width"),
-        (
-            lambda c: c["tasks"].update(arc_esy={"metric": "acc"}),
-            "lm-eval has no task 'arc_esy'; did you mean 'arc_easy'",
-        ),
-        (lambda c: c["tasks"]["arc_easy"].update(metric="f1"), "tasks.arc_easy.metric: 'f1' is not one of acc"),
-        (lambda c: c["tasks"]["arc_easy"].update(metric="bits_per_byte"), "is not a metric of arc_easy: acc, acc_norm"),
-        (
-            lambda c: c["search"].update(evaluations=50),
-            "search.evaluations: 50 is not a multiple of search.population 20",
-        ),
-        (
-            lambda c: c["search"].update(objectives=["size", "latency"]),
-            "search.objectives: ['size', 'latency'] must con",
-        ),
-        (lambda c: c["search"].update(max_size="9XB"), "search.max_size '9XB': expected a number of bytes"),
-        (lambda c: c["search"].update(max_size="9GB", variant="strict"), "search.max_size: search.variant strict, the"),
-        (
-            lambda c: c["search"].update(objectives=["metric", "size", "latency"], algorithm="additive"),
-            "search.objectives: search.algorithm additive takes two objectives and no constraints",
-        ),
-        (lambda c: c["training"].update(global_batch=20), "training.global_batch: 20 is not a multiple of micro_batch"),
-        (lambda c: c["space"].update(depth_selection=[9]), "space.depth_selection 9: must be distinct layers in 0..5"),
-        (lambda c: c["space"].update(depth_selection="last"), "space.depth_selection: 'last' is not valid"),
-        (lambda c: c["training"].update(offload_optimizer=True, zero_stage=0), "training.offload_optimizer: needs"),
-        (lambda c: c.update(base={"source": "path", "path": "no/such"}), "base.path: no folder 'no/such'"),
-        (lambda c: c.update(base={"source": "hub", "hub_id": "a/b"}), "base.revision: is missing"),
-        (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),
-        (lambda c: c.update(contenders={"a-1": "no/such"}), "contenders.a-1: no Hugging Face model folder 'no/such'"),
-        (lambda c: c["export"].update(members=0), "export.members: 0 is not valid"),
-        (lambda c: c.update(benchmark={"precisions": ["int8"]}), "benchmark.precisions: ['int8'] must contain fp16"),
-        (lambda c: c.update(export={"formats": ["deci"]}), "export.formats: ['deci'] must contain hf"),
-        (lambda c: c.update(export={"formats": ["hf", "onnx"]}), "'onnx' is not one of hf, padded, deci, gguf-f16"),
-        (lambda c: c.pop("space"), "key 'space' is missing"),
-    ],
-)
-def test_bad_config_is_one_clear_line_before_any_job(run, change, message):
-    result = run("--dry-run", change=change, check=False)
+# A change of the config -> a part of the line that it gets.
+WRONG = [
+    (lambda c: c.update(sed=1), "unknown key 'sed'; did you mean 'seed'?"),
+    (lambda c: c.pop("space"), "key 'space' is missing"),
+    (lambda c: c.update(base={"source": "path", "path": "no/such"}), "base.path: no folder 'no/such'"),
+    (lambda c: c.update(base={"source": "hub", "hub_id": "a/b"}), "base.revision: is missing"),
+    (lambda c: c.update(data_root="no/such"), "data_root: no folder 'no/such'"),
+    (lambda c: c["space"].update(depths=[4, 7]), "space.depths: 7 layers are more than the model's 6"),
+    (lambda c: c["space"].update(widths=[128, 96]), "space.widths: 128 is wider than the model's MLP, 96"),
+    (lambda c: c["space"].update(widths=[48, 96]), "space.widths: the first must be the model's full MLP width"),
+    (lambda c: c["space"].update(depth_selection=[9]), "space.depth_selection 9: must be distinct layers in 0..5"),
+    (lambda c: c["space"].update(depth_selection="last"), "space.depth_selection: 'last' is not valid"),
+    (lambda c: c["training"].update(global_batch=20), "training.global_batch 20 must be a multiple of micro_batch"),
+    (lambda c: c["training"].update(offload_optimizer=True, zero_stage=0), "training.offload_optimizer needs"),
+    (lambda c: c["tasks"].update(arc_esy={"metric": "acc"}), "lm-eval has no task 'arc_esy'; did you mean 'arc_easy'"),
+    (lambda c: c["tasks"]["arc_easy"].update(metric="f1"), "tasks.arc_easy.metric: 'f1' is not one of acc"),
+    (lambda c: c["tasks"]["arc_easy"].update(metric="bits_per_byte"), "is not a metric of arc_easy: acc, acc_norm"),
+    (lambda c: c["search"].update(populaton=1), "search: unknown key 'populaton'; did you mean 'population'?"),
+    (lambda c: c["search"].update(evaluations=50), "search.evaluations: 50 is not a multiple of search.population 20"),
+    (
+        lambda c: c["search"].update(objectives=["size", "latency"]),
+        "['size', 'latency'] must contain metric",
+    ),
+    (lambda c: c["search"].update(max_size="9XB"), "search.max_size '9XB': expected a number of bytes"),
+    (lambda c: c["search"].update(max_size="9GB", variant="strict"), "search.max_size: search.variant strict, the"),
+    (
+        lambda c: c["search"].update(objectives=["metric", "size", "latency"], algorithm="additive"),
+        "search.objectives: search.algorithm additive takes two objectives and no constraints",
+    ),
+    (lambda c: c["export"].update(members=0), "export.members: 0 is not valid"),
+    (lambda c: c.update(export={"formats": ["deci"]}), "export.formats: ['deci'] must contain hf"),
+    (lambda c: c.update(export={"formats": ["hf", "onnx"]}), "'onnx' is not one of hf, padded, deci, gguf-f16"),
+    (lambda c: c.update(benchmark={"precisions": ["int8"]}), "benchmark.precisions: ['int8'] must contain fp16"),
+    (lambda c: c.update(contenders={"a-1": "no/such"}), "contenders.a-1: no Hugging Face model folder 'no/such'"),
+]
+
+
+def test_a_bad_config_is_one_clear_line_before_any_job(run):
+    configs = {}
+    for change, message in WRONG:
+        configs[message] = copy.deepcopy(run.config)
+        change(configs[message])
+    for message, report in run.dry_runs(configs).items():
+        assert report["failed"], message
+        last = report["said"].strip().splitlines()[-1]
+        assert re.match(r"configs/\d+\.yaml: ", last) and message in last
+        assert "Traceback" not in report["said"] and not report["jobs"]
+
+
+def test_a_bad_config_ends_snakemake_with_its_line_and_an_exit_code(run):
+    result = run("--dry-run", change=lambda config: config.update(sed=1), check=False)
     assert result.returncode != 0
-    last = (result.stdout + result.stderr).strip().splitlines()[-1]
-    assert last.startswith("test.yaml: ") and message in last
-    assert "Traceback" not in result.stdout + result.stderr
+    assert result.stderr.splitlines()[-1] == "test.yaml: the config: unknown key 'sed'; did you mean 'seed'?"
 
 
 def test_slurm_profile_dry_run(tmp_path):

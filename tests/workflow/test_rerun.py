@@ -8,13 +8,9 @@ import collections
 import copy
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-import yaml
 from tests.workflow.workflow_copy import REPOSITORY, Workflow, write_model
 
 SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
@@ -117,23 +113,10 @@ def changed(config: dict, key: str, value) -> dict:
 
 def plans(workflow: Workflow, changes: dict, targets: Sequence[str] = ()) -> dict[str, list[dict[str, str]]]:
     """What a dry-run of the targets with each changed key would run."""
-    folder = workflow.folder / "configs"
-    folder.mkdir(exist_ok=True)
-    files = {}
-    for key, value in changes.items():
-        path = folder / f"{key}.yaml"
-        path.write_text(yaml.safe_dump(changed(workflow.config, key, value)))
-        files[str(path)] = key
-    command = [
-        sys.executable,
-        Path(__file__).parent / "dry_runs.py",
-        workflow.code / "Snakefile",
-        ",".join(targets),
-        *files,
-    ]
-    result = subprocess.run(command, cwd=workflow.folder, text=True, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    return {files[path]: jobs for path, jobs in json.loads(result.stdout).items()}
+    configs = {key: changed(workflow.config, key, value) for key, value in changes.items()}
+    runs = workflow.dry_runs(configs, targets)
+    assert not [run["said"] for run in runs.values() if run["failed"]]
+    return {key: run["jobs"] for key, run in runs.items()}
 
 
 def starts(jobs: list[dict[str, str]]) -> set[str]:

@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -76,6 +76,19 @@ class Workflow:
         path = self.folder / "test.yaml"
         path.write_text(yaml.safe_dump(self.config))
         return ["--snakefile", self.code / "Snakefile", "--configfile", path, "--cores", "2"]
+
+    def dry_runs(self, configs: dict[str, dict], targets: Sequence[str] = ()) -> dict[str, dict]:
+        """Dry-runs with configs by name, as `dry_runs.py` reports them, and by the same names."""
+        folder = self.folder / "configs"
+        folder.mkdir(exist_ok=True)
+        paths = {name: folder / f"{number}.yaml" for number, name in enumerate(configs)}
+        for name, config in configs.items():
+            paths[name].write_text(yaml.safe_dump(config))
+        script = [sys.executable, Path(__file__).parent / "dry_runs.py", self.code / "Snakefile", ",".join(targets)]
+        result = subprocess.run([*script, *paths.values()], cwd=self.folder, text=True, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        reports = json.loads(result.stdout)
+        return {name: reports[str(path)] for name, path in paths.items()}
 
     def __call__(
         self, *arguments: str | Path, change: Callable[[dict], object] | None = None, check: bool = True

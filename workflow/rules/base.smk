@@ -1,4 +1,5 @@
-# Reads: nothing, a local folder, or the Hub. Writes: results/world/, results/base/ (Hugging Face layout), resources/hub/.
+# Reads: nothing, a local folder, or the Hub. Writes: results/world/, results/base/ (Hugging Face layout),
+# resources/hub/.
 
 
 include: "helpers/base.smk"

@@ -5,7 +5,6 @@ import errno
 import re
 import shlex
 import sys
-import threading
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
@@ -35,12 +34,13 @@ shell.prefix(
 TASKS = list(config["tasks"])
 EMBEDDED = config["base"]["source"] == "embedded"
 HUB = config.get("data_root", "resources/hub")
+DATA_ROOT = "results/world/hub" if EMBEDDED else HUB  # where the tasks' datasets lie
 GPU = 1 if config["compute"]["device"] == "cuda" else 0
 # Alone on a workstation. A cluster's job asks for what it uses, and must ask for the same inside the job.
 REMOTE = workflow.remote_exec or not workflow.resource_settings.cores
 ALL_CORES = config["compute"]["threads"] if REMOTE else workflow.resource_settings.cores
-# A subnet id, one character per layer in groups of eight. A contender's name may look like one; no contender is exported,
-# so a path below results/networks/NAME/ is not that of a subnet.
+# A subnet id, one character per layer in groups of eight. A contender's name may look like one; no contender is
+# exported, so a path below results/networks/NAME/ is not that of a subnet.
 SUBNET = "".join(f"(?!{re.escape(name)}/)" for name in config["contenders"]) + "([0-9a-z]{8}-)*[0-9a-z]{1,8}"
 
 

@@ -1,5 +1,5 @@
-# Reads: results/base/, results/space.json. Writes: results/costs/, tables of layer costs measured on the target device. Part
-# of a run with a measured objective alone.
+# Reads: results/base/, results/space.json. Writes: results/costs/, tables of layer costs measured on the target device.
+# Part of a run with a measured objective alone.
 
 # Objective -> its table. Another measured objective is another entry, and the rule that writes the table.
 COST_TABLES = {"latency": f"results/costs/latency-{config['search']['latency']}.json"}

@@ -1,6 +1,6 @@
-# Reads: results/supernet/, a subnet id. Writes: results/networks/{id}/, a network in each of its forms; results/benchmarks/,
-# results/agreement/, results/timings/throughput/. A network's place may also be taken by `pretrained`, the base model, and by
-# a contender of the config, a checkpoint of another method.
+# Reads: results/supernet/, a subnet id. Writes: results/networks/{id}/, a network in each of its forms;
+# results/benchmarks/, results/agreement/, results/timings/throughput/. A network's place may also be taken by
+# `pretrained`, the base model, and by a contender of the config, a checkpoint of another method.
 
 from llama_nas.exports.forms import FOLDERS, GGUF_TYPES
 
@@ -137,12 +137,14 @@ rule run_lm_eval:
         code=code_digest("run-lm-eval"),
         compute=COMPUTE,
         batch_size=BENCHMARK["batch_size"],
+        data_root=DATA_ROOT,
     shell:
         "llama-nas run-lm-eval"
         " --code {params.code}"
         " {params.compute}"
         " --precision {wildcards.precision}"
         " --batch-size {params.batch_size}"
+        " --data-root {params.data_root:q}"
         " --model {input.model:q}"
         " --task {input.task}"
         " --output {output} 2> {log}"

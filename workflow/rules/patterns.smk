@@ -1,5 +1,6 @@
 # Reads: a finished search. Writes: results/patterns/, results/figures/. What good networks have in common, and whether
-# networks made after it are good (paper, section 4.5): `snakemake patterns`. A run makes the tables and figures of the first.
+# networks made after it are good (paper, section 4.5): `snakemake patterns`. A run makes the tables and figures of the
+# first.
 
 
 include: "helpers/patterns.smk"

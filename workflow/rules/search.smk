@@ -1,5 +1,6 @@
-# Reads: results/supernet/, results/space.json, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and front.csv.
-# Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the rounds.
+# Reads: results/supernet/, results/space.json, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and
+# front.csv. Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the
+# rounds.
 
 from llama_nas.config import search_evaluations, search_rounds
 

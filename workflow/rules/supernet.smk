@@ -1,5 +1,6 @@
-# Reads: results/base/, the instructions. Writes: results/rows/ (tokenised), results/layer_order.json and results/ordered/ (if
-# the space asks for the order of layers or channels), results/space.json, results/supernet/ (with training.csv).
+# Reads: results/base/, the instructions. Writes: results/rows/ (tokenised), results/layer_order.json and
+# results/ordered/ (if the space asks for the order of layers or channels), results/space.json, results/supernet/ (with
+# training.csv).
 
 
 include: "helpers/supernet.smk"

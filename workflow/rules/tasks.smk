@@ -26,7 +26,7 @@ rule compile_task:
     params:
         code=code_digest("compile-task"),
         settings=task_settings,
-        data_root="results/world/hub" if EMBEDDED else HUB,
+        data_root=DATA_ROOT,
     shell:
         "llama-nas compile-task"
         " --code {params.code}"

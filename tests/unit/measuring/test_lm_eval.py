@@ -56,12 +56,19 @@ def compiled(output, lm_eval_task, metric, model, data_root, **settings):
     return output
 
 
-def run(output, model, task, precision="fp32"):
-    run_lm_eval(output, model=model, task=task, precision=precision, batch_size=4, compute=Compute())
-    return read_json(output)
+@pytest.fixture
+def run(hub):
+    """Run the stage on a model folder and a compiled task; returns its JSON."""
+
+    def benchmark(output, model, task, precision="fp32"):
+        settings = {"batch_size": 4, "compute": Compute(), "data_root": hub}
+        run_lm_eval(output, model=model, task=task, precision=precision, **settings)
+        return read_json(output)
+
+    return benchmark
 
 
-def test_figures_are_those_of_simple_evaluate(hub, stories, tmp_path, monkeypatch):
+def test_figures_are_those_of_simple_evaluate(hub, stories, tmp_path, monkeypatch, run):
     task = compiled(tmp_path / "task", "winogrande", "acc", stories, hub, num_fewshot=2)
     record = run(tmp_path / "b.json", stories, task)
     monkeypatch.chdir(hub)
@@ -80,7 +87,7 @@ def test_figures_are_those_of_simple_evaluate(hub, stories, tmp_path, monkeypatc
     assert record["int8_threshold"] is None
 
 
-def test_same_bytes_twice_and_a_group_has_its_subtasks(hub, stories, tmp_path):
+def test_same_bytes_twice_and_a_group_has_its_subtasks(hub, stories, tmp_path, run):
     subjects = ["anatomy", "virology"]
     task = compiled(tmp_path / "task", "mmlu", "acc", stories, hub, subtasks=subjects, limit=3)
     record = run(tmp_path / "1.json", stories, task)
@@ -91,7 +98,7 @@ def test_same_bytes_twice_and_a_group_has_its_subtasks(hub, stories, tmp_path):
     assert len(record["loglikelihoods"]) == record["items"] == 6
 
 
-def test_text_metrics_have_no_standard_error(hub, stories, tmp_path):
+def test_text_metrics_have_no_standard_error(hub, stories, tmp_path, run):
     task = compiled(tmp_path / "task", "tinystories", "bits_per_byte", stories, hub, limit=3)
     record = run(tmp_path / "b.json", stories, task, "fp16")
     assert 0.5 < record["metrics"]["bits_per_byte"] < 2 and record["metrics"]["bits_per_byte_stderr"] is None
@@ -99,7 +106,7 @@ def test_text_metrics_have_no_standard_error(hub, stories, tmp_path):
 
 
 @pytest.mark.parametrize("key, value", [("num_fewshot", 5), ("limit", 4)])
-def test_settings_that_lm_eval_did_not_use_are_refused(key, value, hub, stories, tmp_path):
+def test_settings_that_lm_eval_did_not_use_are_refused(key, value, hub, stories, tmp_path, run):
     """TruthfulQA's shots are locked at 0; and a task.json whose limit is not that of its items is stale."""
     task = compiled(tmp_path / "task", "truthfulqa_mc1", "acc", stories, hub)
     write_json(task / "task.json", read_json(task / "task.json") | {key: value})
@@ -108,7 +115,7 @@ def test_settings_that_lm_eval_did_not_use_are_refused(key, value, hub, stories,
 
 
 @pytest.mark.parametrize("subnet_id", ["010", "01x"])
-def test_exported_mixed_widths_agree_with_the_search(subnet_id, hub, tiny, tmp_path):
+def test_exported_mixed_widths_agree_with_the_search(subnet_id, hub, tiny, tmp_path, run):
     """The export runs its own code through stock lm-eval; the search scores the super-network."""
     task = compiled(tmp_path / "task", "arc_easy", "acc_norm", tiny, hub)
     space = write_space(tiny, WIDTHS)
@@ -129,7 +136,7 @@ def test_exported_mixed_widths_agree_with_the_search(subnet_id, hub, tiny, tmp_p
     assert record["max_difference_per_token"] < 1e-4
 
 
-def test_fp16_is_how_weights_are_stored_and_a_cpu_computes_them_in_float32(hub, tiny, tmp_path):
+def test_fp16_is_how_weights_are_stored_and_a_cpu_computes_them_in_float32(hub, tiny, tmp_path, run):
     """The very log-likelihoods of a float32 folder whose weights were rounded to FP16."""
     task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
     record = run(tmp_path / "fp16.json", tiny, task, "fp16")
@@ -144,7 +151,7 @@ def test_fp16_is_how_weights_are_stored_and_a_cpu_computes_them_in_float32(hub, 
     assert run(tmp_path / "bf16.json", tiny, task, "bf16")["arithmetic"] == "bfloat16"
 
 
-def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
+def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path, run):
     task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
     export(tmp_path / "net", supernet=tiny, space=write_space(tiny, WIDTHS), subnet="011")
     quantize(tmp_path / "int8", model=tmp_path / "net", precision="int8")
@@ -163,7 +170,7 @@ def test_int8_folder_says_itself_how_it_is_quantized(hub, tiny, tmp_path):
         run(tmp_path / "b.json", tmp_path / "net", task, "int8")
 
 
-def test_nf4_folder_is_computed_in_float32_on_every_processor(hub, tiny, tmp_path, monkeypatch):
+def test_nf4_folder_is_computed_in_float32_on_every_processor(hub, tiny, tmp_path, monkeypatch, run):
     """bitsandbytes would compute in bfloat16 where a processor can, and refuse rows of 32 and 96."""
     task = compiled(tmp_path / "task", "arc_easy", "acc", tiny, hub)
     quantize(tmp_path / "nf4", model=tiny, precision="nf4")
@@ -178,7 +185,7 @@ def test_nf4_folder_is_computed_in_float32_on_every_processor(hub, tiny, tmp_pat
     assert 0 < difference.max() < 0.5 * np.abs(np.concatenate(half["loglikelihoods"])).max()
 
 
-def test_only_safetensors_are_loaded(hub, stories, tmp_path):
+def test_only_safetensors_are_loaded(hub, stories, tmp_path, run):
     task = compiled(tmp_path / "task", "arc_easy", "acc", stories, hub)
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/config.json").write_text((stories / "config.json").read_text())

@@ -30,7 +30,14 @@ SOFTMAX_DTYPE = "float32"
 
 
 def run_lm_eval(
-    output: Path, *, model: Path, task: Path, precision: Precision, batch_size: int, compute: Compute
+    output: Path,
+    *,
+    model: Path,
+    task: Path,
+    precision: Precision,
+    batch_size: int,
+    compute: Compute,
+    data_root: Path | None = None,
 ) -> None:
     """Evaluate a model folder with stock lm-eval: `lm_eval.simple_evaluate` with HFLM.
 
@@ -40,9 +47,10 @@ def run_lm_eval(
 
     Args:
         model: plain, exported or quantized Hugging Face folder
-        task: folder written by `llama-nas compile-task`: its task.json names the lm-eval task, shots, limit and data
+        task: folder written by `llama-nas compile-task`: its task.json names the lm-eval task, shots and limit
         precision: of the weights; a quantized folder must be of this precision
         batch_size: rows per forward pass
+        data_root: folder in Hub layout with the task's dataset; default: the Hub ids as they are
         output: JSON of figures and log-likelihoods
     """
     settings = read_json(task / TASK_FILE)
@@ -51,7 +59,7 @@ def run_lm_eval(
     quantization = read_json(model / "config.json").get("quantization_config", {})
     definition = load_task(
         settings["lm_eval_task"],
-        data_root=None if settings["data_root"] is None else Path(settings["data_root"]),
+        data_root=data_root,
         subtasks=settings["subtasks"],
     )
     with tempfile.TemporaryDirectory(prefix="llama-nas-modules-") as modules:

@@ -86,7 +86,6 @@ def compile_task(
         info={
             "task": task,
             "lm_eval_task": lm_eval_task,
-            "data_root": None if data_root is None else str(data_root),
             "num_fewshot": _common([leaf.config.num_fewshot for leaf in leaves], lm_eval_task),
             "limit": limit,
             "subtasks": None
