@@ -1,7 +1,7 @@
 """A random Llama with the paper's 32 layers and search space through the real workflow, from nothing to the page.
 
-What only happens at the real shape shows here: ids of 32 characters as file names, orders of 32 layers, a front with the
-full, the smallest and an all-narrow network. The items of the task are chosen so that these three are on the front.
+What only happens at the real shape shows here: ids of 32 characters as file names, orders of 32 layers, a front with
+the full, the smallest and an all-narrow network. The items of the task are chosen so that these three are on the front.
 """
 
 import json
