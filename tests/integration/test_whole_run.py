@@ -30,7 +30,7 @@ def fork(run: Path, folder: Path, change: Callable[[dict], object], *targets: st
     shutil.copytree(run, folder, ignore=ignore)
     config = yaml.safe_load(REDUCED.read_text())
     change(config)
-    (folder / "changed.yaml").write_text(yaml.safe_dump(config))
+    (folder / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return snakemake(folder, *targets, config=folder / "changed.yaml")
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import pytest
 from tests.workflow.workflow_copy import REPOSITORY, Workflow, write_model
 
+from llama_nas.config import check_config
+
 SCHEMA = json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text())
 
 # The rules that start rerunning when a key of a block changes ...
@@ -161,6 +163,15 @@ def test_a_changed_key_reruns_the_rules_that_read_it(done):
     assert {key: starts(jobs) for key, jobs in ran.items()} == expected
 
 
+def test_the_order_of_keys_and_defaults_written_down_rerun_nothing(done):
+    def turned(value):
+        return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    configs = {"turned": turned(done.config), "whole": check_config(done.config)}
+    assert configs["whole"] != done.config
+    assert {name: run["jobs"] for name, run in done.dry_runs(configs).items()} == {"turned": [], "whole": []}
+
+
 def test_named_networks_are_evaluated_by_the_target_patterns(tmp_path):
     """A run does not read them."""
     workflow = Workflow(tmp_path)
@@ -274,8 +285,9 @@ def test_keys_of_other_objectives(tmp_path):
     targets = ["results/search/arc_easy/round_1/candidates.csv"]
     workflow(*targets)
     command = workflow(*targets, "--forcerun", "sample", "--printshellcmds")
-    words = "--objectives metric size latency --max-size 1GB --precision fp16 --measured latency=results/costs/latency-"
-    assert f"{words}decode.json " in command.stdout + command.stderr
+    said = command.stdout + command.stderr
+    measured = "--measured latency=results/costs/latency-decode.json"
+    assert f"--max-size 1GB {measured} --objectives metric size latency --precision fp16" in said
     values = {"search.precision": "int8", "search.latency": "prefill"} | {f"costs.{key}": v for key, v in COSTS.items()}
     ran = {key: starts(jobs) for key, jobs in plans(workflow, values, targets).items()}
     assert ran == {key: {"measure_costs" if key.startswith("costs") else "sample"} for key in values}

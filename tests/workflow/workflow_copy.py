@@ -74,7 +74,7 @@ class Workflow:
     def options(self) -> list[str | Path]:
         """Snakemake's options for this workflow and its config, which is written down."""
         path = self.folder / "test.yaml"
-        path.write_text(yaml.safe_dump(self.config))
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
         return ["--snakefile", self.code / "Snakefile", "--configfile", path, "--cores", "2"]
 
     def dry_runs(self, configs: dict[str, dict], targets: Sequence[str] = ()) -> dict[str, dict]:
@@ -83,7 +83,7 @@ class Workflow:
         folder.mkdir(exist_ok=True)
         paths = {name: folder / f"{number}.yaml" for number, name in enumerate(configs)}
         for name, config in configs.items():
-            paths[name].write_text(yaml.safe_dump(config))
+            paths[name].write_text(yaml.safe_dump(config, sort_keys=False))
         script = [sys.executable, Path(__file__).parent / "dry_runs.py", self.code / "Snakefile", ",".join(targets)]
         result = subprocess.run([*script, *paths.values()], cwd=self.folder, text=True, capture_output=True)
         assert result.returncode == 0, result.stderr

@@ -66,10 +66,11 @@ container: image("search")
 def options(values, *keys):
     """Command-line options of a mapping, or of some of its keys: {'num_fewshot': 5} -> '--num-fewshot 5'.
 
-    Unset ones are left out; True is a switch. Every word is quoted for the shell.
+    Unset ones are left out; True is a switch. Every word is quoted for the shell. The keys are sorted: a config that
+    lists them in another order, or that writes a default down, makes the same command and reruns nothing.
     """
     words = []
-    for key in keys or values:
+    for key in sorted(keys or values):
         value = values.get(key)
         if value is not None and value is not False and value != []:
             given = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
