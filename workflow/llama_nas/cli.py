@@ -29,6 +29,16 @@ from llama_nas.stages import STAGES
 # their time is looking through what they have made.
 COLLECT_AFTER = 100_000
 CODE_OPTION = "--code"
+# What an option means wherever the stage's docstring does not say more of it.
+SHARED_HELP = {
+    "space": "space.json, written by `llama-nas declare-space`",
+    "task": "folder written by `llama-nas compile-task`",
+    "seed": "the run's seed; the stage derives its own from it",
+    "supernet": "the super-network's folder",
+    "rows": "folder written by `llama-nas tokenize`",
+    "evaluations": "evaluations.csv of the last round",
+    "dtype": "of weights and arithmetic",
+}
 ABOUT = (
     "Stages of LLaMA-NAS; the workflow calls them in order. Every stage also takes --code DIGEST, the digest of the "
     "stage's code that the caller means: other code is refused."
@@ -86,7 +96,8 @@ def declared(stage: str) -> Callable[..., None]:
     arguments.kwonlyargs = arguments.args + arguments.kwonlyargs
     arguments.kw_defaults = [*(None for _ in arguments.args), *arguments.kw_defaults]
     arguments.args, arguments.defaults = [], []
-    function.body = [ast.Expr(ast.Constant(_unwrapped(ast.get_docstring(function) or "")))]
+    options = [argument.arg for argument in arguments.kwonlyargs]
+    function.body = [ast.Expr(ast.Constant(_help(ast.get_docstring(function) or "", options)))]
     needed = {node.id for node in ast.walk(arguments) if isinstance(node, ast.Name)}
     module = ast.Module([*_imports(tree, needed), function], type_ignores=[])
     names: dict[str, Any] = {"__name__": __name__}
@@ -102,10 +113,14 @@ def declared(stage: str) -> Callable[..., None]:
     return stub
 
 
-def _unwrapped(docstring: str) -> str:
-    """The docstring with each paragraph on one line, as the terminal wraps it anew; the options stay as they are."""
-    paragraphs = docstring.split("\n\n")
-    return "\n\n".join(text if text.startswith("Args:") else " ".join(text.split()) for text in paragraphs)
+def _help(docstring: str, options: list[str]) -> str:
+    """The docstring with what the options share, and with each paragraph on one line, as the terminal wraps it anew."""
+    *paragraphs, arguments = docstring.split("\n\n")
+    if not arguments.startswith("Args:"):
+        paragraphs, arguments = [*paragraphs, arguments], "Args:"
+    shared = [name for name in options if name in SHARED_HELP and f"\n    {name}:" not in arguments]
+    arguments += "".join(f"\n    {name}: {SHARED_HELP[name]}" for name in shared)
+    return "\n\n".join([*(" ".join(text.split()) for text in paragraphs), arguments])
 
 
 def _titled(stage: str) -> Callable[[], None]:

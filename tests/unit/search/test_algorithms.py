@@ -113,22 +113,24 @@ def test_an_unknown_algorithm_is_refused_with_the_known_ones():
 
 def test_survivors_of_real_rounds_are_those_of_nsga2_generation_by_generation():
     """Read back from the evaluations alone, the population is that of a run that never stopped."""
-    search = algorithm("nsga2")
-    known = known_of(search.first(at_start(20)).genotypes)
-    ties = np.random.default_rng(0)
-    population = nsga2.survive(known.genotypes, known.objectives, np.zeros(20), 20, ties)
+    search, count = algorithm("nsga2"), 20
+    known = known_of(search.first(at_start(count)).genotypes)
     for round_number in (2, 3, 4):
-        children = search.next(after(known, 20, round_number)).genotypes
+        children = search.next(after(known, count, round_number)).genotypes
         new = known_of(children)
+        before = nsga2.survivors(SPACE, goals(), known, count)
         known = Known(
             np.concatenate([known.genotypes, children]),
             np.concatenate([known.objectives, new.objectives]),
-            np.concatenate([known.rounds, np.full(20, round_number)]),
+            np.concatenate([known.rounds, np.full(count, round_number)]),
         )
-        merged = np.concatenate([population.genotypes, children])
-        values = np.concatenate([population.objectives, new.objectives])
-        population = nsga2.survive(merged, values, np.zeros(40), 20, ties)
-        assert np.array_equal(search._survivors(SPACE, goals(), known).genotypes, population.genotypes)
+        kept = nsga2.survivors(SPACE, goals(), known, count)
+        candidates = {row.tobytes() for row in np.concatenate([before.get("X"), children]).astype(int)}
+        assert len(kept) == count and {row.tobytes() for row in kept.get("X").astype(int)} <= candidates
+        merged = np.concatenate([before.get("F"), new.objectives])
+        best = merged[non_dominated(merged)]  # at most `count` of them are there, and no network that one of them beats
+        front = kept.get("F")[kept.get("rank") == 0]
+        assert {tuple(row) for row in front.tolist()} <= {tuple(row) for row in best.tolist()}
 
 
 # ------------------------------------------------------------------ additive

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.support.search import SPACE, THREE_WIDTHS, evolution, kept_one_hot, small_space
+from pymoo.core.population import Population
+from tests.support.search import SPACE, THREE_WIDTHS, evolution, goals, kept_one_hot, small_space
 
 from llama_nas.core.pareto import hypervolume
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import nsga2, sampling
+from llama_nas.search.algorithms.interface import Known
 from llama_nas.search.settings import Evolution
 
 
@@ -36,9 +38,15 @@ def test_strict_is_pymoos_nsga2_bit_by_bit(stock_nsga2, space, settings):
         assert np.array_equal(generation.rank, stock.pop.get("rank"))
 
 
+def mutated(operator, genotypes: np.ndarray, space=SPACE) -> np.ndarray:
+    """What a mutation of pymoo makes of genotypes."""
+    problem = nsga2._problem(space, 2)
+    return operator(problem, Population.new(X=genotypes), random_state=np.random.default_rng(0)).get("X")
+
+
 def test_discrete_reset_changes_one_gene_in_n_to_any_other_value():
     genotypes = sampling.uniform(THREE_WIDTHS, 20_000, np.random.default_rng(1))
-    after = nsga2.reset(THREE_WIDTHS, genotypes, np.random.default_rng(0))
+    after = mutated(nsga2.DiscreteReset(THREE_WIDTHS), genotypes, THREE_WIDTHS)
     changed = after != genotypes
     genes = len(THREE_WIDTHS.bounds)
     assert changed.mean(axis=0) == pytest.approx(np.full(genes, 1 / genes), abs=5 * np.sqrt(1 / genes / 20_000))
@@ -51,7 +59,7 @@ def test_discrete_reset_changes_one_gene_in_n_to_any_other_value():
 
 def test_discrete_reset_leaves_genes_with_one_value():
     space = small_space(4, [4], [8, 4])
-    after = nsga2.reset(space, sampling.uniform(space, 100, np.random.default_rng(0)), np.random.default_rng(0))
+    after = mutated(nsga2.DiscreteReset(space), sampling.uniform(space, 100, np.random.default_rng(0)), space)
     assert (after[:, 0] == 0).all() and after[:, 1:].any()
 
 
@@ -59,19 +67,19 @@ def test_the_papers_mutation_does_not_reach_two_valued_genes():
     """Eta 20 and rounding leave a chance of 2.4e-7 per mutated gene, even at probability 1."""
     genotypes = sampling.uniform(SPACE, 2000, np.random.default_rng(1))
 
-    def mutated(eta: float) -> np.ndarray:
-        rng = np.random.default_rng(0)
-        return nsga2.polynomially_mutated(SPACE, genotypes, Evolution(1, 0.9, 15.0, 1.0, eta), rng)
+    def after(eta: float) -> np.ndarray:
+        return mutated(nsga2._polynomial(Evolution(1, 0.9, 15.0, 1.0, eta)), genotypes)
 
-    assert np.array_equal(mutated(20.0)[:, 1:], genotypes[:, 1:])
-    assert not np.array_equal(mutated(1.0)[:, 1:], genotypes[:, 1:])  # the operator itself works
+    assert np.array_equal(after(20.0)[:, 1:], genotypes[:, 1:])
+    assert not np.array_equal(after(1.0)[:, 1:], genotypes[:, 1:])  # the operator itself works
 
 
 def test_crossover_swaps_what_differs_and_keeps_what_agrees():
     pairs = sampling.uniform(SPACE, 4000, np.random.default_rng(1)).reshape(2000, 2, -1)
-    children = nsga2.crossed(SPACE, pairs, Evolution(1, 1.0, 15.0, 0.0, 20.0), np.random.default_rng(0))
+    parents = Population.new(X=pairs.reshape(4000, -1))[np.arange(4000).reshape(2000, 2)]
+    crossover = nsga2._crossover(Evolution(1, 1.0, 15.0, 0.0, 20.0))
+    children = crossover(nsga2._problem(SPACE, 2), parents, random_state=np.random.default_rng(0)).get("X")
     children = children.reshape(2, 2000, -1).swapaxes(0, 1)  # both children of a pair side by side
-    assert np.issubdtype(children.dtype, np.integer)
     widths, of_parents = children[:, :, 1:], pairs[:, :, 1:]
     agree = of_parents[:, 0] == of_parents[:, 1]
     assert np.array_equal(widths[:, 0][agree], of_parents[:, 0][agree])
@@ -85,11 +93,25 @@ def test_children_are_new_and_distinct_and_a_used_up_space_has_none():
     everything = sampling.every_network(SPACE)
     start = sampling.uniform(SPACE, 40, np.random.default_rng(2))
     values = size_and(lambda genotypes: -genotypes.sum(axis=1))(start)
-    parents = nsga2.survive(start, values, np.zeros(40), 40, np.random.default_rng(0))
-    children = nsga2.mate(SPACE, parents, 30, evolution(), "default", everything[:1000], np.random.default_rng(0))
-    ids = encoding.subnet_ids(SPACE, children)
+    parents = nsga2.survivors(SPACE, goals(), Known(start, values, np.ones(40)), 40)
+
+    def children(known: np.ndarray) -> np.ndarray:
+        new, rng = nsga2.NewNetworks(SPACE, known), np.random.default_rng(0)
+        return nsga2.children_of(SPACE, parents, 30, evolution(), new, rng)
+
+    ids = encoding.subnet_ids(SPACE, children(everything[:1000]))
     assert len(set(ids)) == 30 and not set(ids) & set(encoding.subnet_ids(SPACE, everything[:1000]))
-    assert nsga2.mate(SPACE, parents, 30, evolution(), "default", everything, np.random.default_rng(0)).shape == (0, 13)
+    assert children(everything).shape == (0, 13)
+
+
+def test_children_fit():
+    """Of networks that do not fit none is a child."""
+    start = sampling.uniform(SPACE, 40, np.random.default_rng(2))
+    values = size_and(lambda genotypes: -genotypes.sum(axis=1))(start)
+    parents = nsga2.survivors(SPACE, goals(), Known(start, values, np.ones(40)), 40)
+    new = nsga2.NewNetworks(SPACE, fits=lambda genotypes: genotypes[:, 0] == 0)
+    children = nsga2.children_of(SPACE, parents, 30, evolution(), new, np.random.default_rng(0))
+    assert len(children) and (children[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("variant", ["strict", "default"])

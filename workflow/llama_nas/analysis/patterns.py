@@ -46,9 +46,6 @@ def find_patterns(
     Each table says in the column `source` which evaluations it is of.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        evaluations: evaluations.csv of the last round
         layers: out: CSV of layer counts by accuracy percentile (`layer_counts`)
         layers_figure: out: the same as SVG
         maps: out: CSV of blocks by layer (`block_maps`)
@@ -118,8 +115,6 @@ def judge_heuristics(
     Raises UserError if a candidate was not evaluated.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
         front: front.csv
         candidates: candidates.csv of `llama-nas find-heuristics`
         shards: their shard CSVs

@@ -71,9 +71,6 @@ def summarize(
     benchmark of the pre-trained base or of the full-size super-network is missing.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        evaluations: evaluations.csv of the last round
         front: front.csv
         contenders: NAME=FOLDER of every compared model, in the order of the rows
         benchmarks: JSONs of `llama-nas run-lm-eval` on this task, as TASK/PRECISION/NAME.json

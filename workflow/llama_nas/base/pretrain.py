@@ -103,7 +103,6 @@ def pretrain(output: Path, *, world: Path, seed: int, recipe: Recipe, compute: C
 
     Args:
         world: folder written by `llama-nas make-world`
-        seed: the run's seed; the stage derives its own from it
         output: Hugging Face model folder
     """
     _check(recipe)

@@ -67,8 +67,6 @@ def export(
     model, weights that do not fit their config, or an architecture that the form cannot express.
 
     Args:
-        supernet: the super-network's folder
-        space: space.json
         subnet: subnet id, one character per base layer in groups of eight
         form: hf: plain Llama, or with a few lines of code for mixed widths. padded: plain at any widths, with zeros.
             deci: block configs for vLLM, SGLang, TensorRT-LLM, MLX

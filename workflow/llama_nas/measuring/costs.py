@@ -58,9 +58,6 @@ def measure_costs(
 
     Args:
         model: Hugging Face model folder: the base
-        space: space.json
-        dtype: of weights and arithmetic
-        seed: the run's seed; the stage derives its own from it
         prefill: out: JSON, the table of layer costs of a prefill, with every network timed
         decode: out: JSON, the same of a decode step
     """

@@ -49,13 +49,9 @@ def evaluate(
     table does not depend on the other rows or on the number of shards.
 
     Args:
-        supernet: the super-network's folder
-        space: space.json
-        task: folder written by `llama-nas compile-task`
         candidates: candidates.csv
         shard: which shard, from 1 on
         shards: how many shards the batch has
-        dtype: of weights and arithmetic
         timings: out: JSON with seconds, tokens and host
         items: score only so many of the task's items, always the same ones
         held_out: after a search on so many items, score all, and those that the search has not seen apart as well

@@ -43,12 +43,8 @@ def verify(
     differences are listed.
 
     Args:
-        supernet: the super-network's folder
-        space: space.json
         subnet: the network's id
-        task: folder written by `llama-nas compile-task`
         benchmark: JSON of `llama-nas run-lm-eval` on the exported network in precision `dtype`
-        dtype: of weights and arithmetic
         output: JSON: how far they differ, and whether they agree
     """
     compiled = CompiledTask.load(task)

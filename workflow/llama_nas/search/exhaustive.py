@@ -18,7 +18,6 @@ def enumerate_space(output: Path, *, space: Path) -> None:
     """List every network of the space as candidates, to be evaluated one and all.
 
     Args:
-        space: space.json
         output: candidates.csv
     """
     declared = SearchSpace.read(space)
@@ -32,9 +31,7 @@ def tabulate(
     """Gather the evaluations of every network of the space: the truth that searches are judged by.
 
     Args:
-        space: space.json
         supernet: the super-network's folder, for its digest
-        task: folder written by `llama-nas compile-task`
         candidates: candidates.csv of `llama-nas enumerate-space`
         shards: their shard CSVs
         about: out: JSON: the space, digests of the super-network and of the items

@@ -30,9 +30,6 @@ def choose_finalists(output: Path, *, space: Path, task: Path, evaluations: Path
     """After a search on some of the items: list the front and the full network, to be evaluated on all items.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        evaluations: evaluations.csv of the last round
         output: candidates.csv; `predicted` is what the search measured of each
     """
     declared, described = SearchSpace.read(space), tables.read_task(task)
@@ -60,9 +57,6 @@ def find_front(
     size by a hair are all kept: sizes are exact. A network evaluated twice counts once, with its first evaluation.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        evaluations: evaluations.csv of the last round
         candidates: candidates.csv of `llama-nas choose-finalists`; with --shards
         shards: the finalists' evaluations on all items; then only these count, and the columns HELD_OUT are filled:
             `searched` is the metric on the search's items, `held_out` that on the others, and there the difference to

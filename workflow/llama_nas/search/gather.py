@@ -33,8 +33,6 @@ def gather(
     """Gather a round's shards behind all earlier evaluations, and compare them with what was predicted.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
         round: this round's number, from 1 on
         candidates: this round's candidates.csv
         shards: this round's shard CSVs

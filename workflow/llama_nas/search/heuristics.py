@@ -27,9 +27,6 @@ def find_heuristics(output: Path, *, space: Path, task: Path, evaluations: Path,
     Networks count once, however often a search has evaluated them. Raises UserError for an id that is none.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        evaluations: evaluations.csv of the last round
         named: ids of more networks to evaluate with them
         output: candidates.csv
     """

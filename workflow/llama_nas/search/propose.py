@@ -42,9 +42,6 @@ def sample(
     """Choose the first round's candidates; checks goals and items before anything expensive runs.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
-        seed: the run's seed; the stage derives its own from it
         search_items: items that the search will use (default: all)
         output: candidates.csv: candidate, subnet_id, origin, predicted (empty)
     """
@@ -82,12 +79,9 @@ def propose(
     search.max_size, is used up.
 
     Args:
-        space: space.json
-        task: folder written by `llama-nas compile-task`
         round: the number of the round proposed, from 2 on
         evaluations: evaluations.csv of the round before
         predictor: the kind to fit; auto: chosen by cross-validation
-        seed: the run's seed; the stage derives its own from it
         fitted: out: predictor.json: the predictor's kind, settings and cross-validated quality
         generations_table: out: generations.csv, every population of the inner NSGA-II run
         output: candidates.csv

@@ -35,8 +35,6 @@ def order_channels(output: Path, *, base: Path, rows: Path, seed: int, compute: 
 
     Args:
         base: Hugging Face model folder
-        rows: folder written by `llama-nas tokenize`
-        seed: the run's seed; the stage derives its own from it
         output: Hugging Face model folder that computes the same function
     """
     torch.set_num_threads(compute.threads)

@@ -26,9 +26,7 @@ def order_layers(output: Path, *, base: Path, rows: Path, smallest_depth: int, s
 
     Args:
         base: Hugging Face model folder
-        rows: folder written by `llama-nas tokenize`
         smallest_depth: layers of the shallowest network of the space; the others are dropped
-        seed: the run's seed; the stage derives its own from it
         output: JSON: the layers in this order, and the loss after each
     """
     torch.set_num_threads(compute.threads)

@@ -28,7 +28,6 @@ def make_world(output: Path, *, seed: int, inhabitants: int, items: int) -> None
     Raises UserError if the world is too small for that many items.
 
     Args:
-        seed: the run's seed; the stage derives its own from it
         inhabitants: how many people the world has
         items: scored items per task
         output: folder: corpus.txt (pre-training), instructions.json (Alpaca-shaped), hub/ (benchmarks)
