@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 from llama_nas.analysis.figures import NO_METADATA, STYLE
 from llama_nas.core.artifacts import derived_seed, read_json, read_table
 from llama_nas.core.pareto import hypervolume, non_dominated
-from llama_nas.core.shape import Block, ModelShape
 from llama_nas.core.space import SearchSpace
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import make
@@ -120,18 +119,12 @@ def read(path: Path) -> Table:
     """A table and, beside it, the JSON that says what it is of."""
     about = read_json(path.parent / f"{stem(path)}.json")
     task = Task(about["task"], about["metric"], about["higher_is_better"])
-    space = declared_space(about["space"])
+    space = SearchSpace.from_stored(about["space"], path)
     rows = read_table(path, ["subnet_id", "parameters", task.metric])
     values = np.column_stack([rows["parameters"], task.minimised(rows[task.metric].to_numpy())]).astype(float)
     objectives = dict(zip(rows["subnet_id"], map(tuple, values.tolist()), strict=True))
     front = set(map(tuple, values[non_dominated(values)].tolist()))
     return Table(stem(path), task, space, objectives, values.max(axis=0), values.min(axis=0), front)
-
-
-def declared_space(stored: dict[str, Any]) -> SearchSpace:
-    """The space of a table, from the contents of space.json."""
-    blocks = tuple(Block(**block) for block in stored["blocks"])
-    return SearchSpace(ModelShape(**stored["shape"]), blocks, tuple(tuple(d["kept_layers"]) for d in stored["depths"]))
 
 
 def measure(path: Path, name: str, seed: int) -> list[dict[str, Any]]:
