@@ -47,7 +47,7 @@ def options_of(stage: str) -> dict[str, str | None]:
         kind = parameter.annotation
         names = [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
         texts = documented(kind if is_dataclass(kind) else function)
-        found |= {f"--{own.replace('_', '-')}": texts.get(own) for own in names}
+        found |= {f"--{own.replace('_', '-')}": texts.get(own) or cli.SHARED_HELP.get(own) for own in names}
     return found
 
 
