@@ -26,9 +26,12 @@ class TrainingConfig:
 
     Args:
         base: Hugging Face model folder
+        rows: folder written by `llama-nas tokenize`
+        space: space.json, written by `llama-nas declare-space`
         output: Hugging Face model folder, with training.csv
         checkpoints: folder to save to and resume from
         checkpoint_every: steps between checkpoints
+        seed: the run's seed; the stage derives its own from it
         ranks: processes: one per GPU, or CPU ranks
         zero_stage: DeepSpeed ZeRO stage
         dtype: fp32, or bf16 with fp32 master weights
