@@ -1,6 +1,6 @@
 """`llama-nas`: one sub-command per stage, its options and help read off the stage's function.
 
-The parser is cyclopts': of the three compared (with tyro and jsonargparse) it starts fastest, 0.14 s, takes lists and
+The parser is cyclopts': of the three compared (with tyro and jsonargparse) it starts fastest, takes lists and
 literals as they are meant, flattens dataclasses, and says what is wrong in one sentence.
 """
 
