@@ -9,7 +9,7 @@ from snakemake import benchmark as sampling
 from snakemake.persistence import PersistenceBase
 from snakemake.scheduling.job_scheduler import JobScheduler
 
-# A dry-run, and which of the three names have another value after it.
+# A dry-run, and which of the four names have another value after it.
 PROBE = """
 import json, sys
 import snakemake.cli
@@ -17,7 +17,7 @@ from snakemake import benchmark as sampling
 from snakemake.persistence import PersistenceBase
 from snakemake.scheduling.job_scheduler import JobScheduler
 
-OWNERS = {"_schedule_reevalutation": JobScheduler, "_serialize_param": PersistenceBase}
+OWNERS = {"_schedule_reevalutation": JobScheduler, "_serialize_param": PersistenceBase, "lock": PersistenceBase}
 OWNERS["BENCHMARK_INTERVAL_SHORT"] = sampling
 before = {name: vars(owner)[name] for name, owner in OWNERS.items()}
 try:
@@ -47,7 +47,7 @@ def test_this_release_has_what_is_overridden():
 
 def test_the_overrides_are_applied_in_the_release_they_were_written_for(run):
     names, said = overridden(run)
-    assert names == ["_schedule_reevalutation", "_serialize_param", "BENCHMARK_INTERVAL_SHORT"]
+    assert names == ["_schedule_reevalutation", "_serialize_param", "lock", "BENCHMARK_INTERVAL_SHORT"]
     assert LINE not in said
 
 
