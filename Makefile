@@ -3,6 +3,7 @@
 # make images  build the container images;  make test-slurm, make test-containers  the real executors
 #             (docs/guide/cluster.md)
 # make test-gguf  compile llama.cpp, install MLX, and let them read the exports (minutes; not part of make test)
+# make base   pre-train the embedded world's Llama again, which workflow/embedded holds (half an hour)
 # make setup  the environment alone, with Snakemake's SLURM plugin where sbatch is found (elsewhere: make slurm)
 # make check  linters and types;  make lock  renew envs/constraints.txt and envs/*.yaml from the current .venv
 
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 PLUGIN := $(VENV)/.slurm
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint envs/constraints.txt
 
-.PHONY: run test test-gguf report setup slurm check images test-slurm test-containers lock clean
+.PHONY: run test test-gguf report base setup slurm check images test-slurm test-containers lock clean
 
 run: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
@@ -29,6 +30,9 @@ test-gguf: $(READY)
 # The page of the last run with Snakemake's own report around it: results, captions, the DAG and run times.
 report: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --report results/report.html
+
+base: $(READY)
+	$(BIN)/python workflow/embedded/make.py
 
 setup: $(READY) $(if $(shell command -v sbatch 2> /dev/null),slurm)
 

@@ -29,7 +29,9 @@ include: "workflow/rules/search.smk"
 include: "workflow/rules/exhaustive.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/patterns.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/progress.smk"
 
 
 rule all:
@@ -39,5 +41,6 @@ rule all:
         fronts=rules.fronts.input,
         exports=all_exports,
         cards=rules.write_cards.output,
+        transfer=list(TRANSFER.values()),
         report=rules.write_report.output,
     localrule: True

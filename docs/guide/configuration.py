@@ -15,6 +15,10 @@ INTRODUCTION = """# Every key of the config
 [`workflow/schemas/config.schema.json`](../../workflow/schemas/config.schema.json). A key that is left out has its
 default. A key that is not in this list is an error. Complete configs to start from are
 [`config.yaml`](../../config.yaml) (the default run) and those in [`workflow/presets/`](../../workflow/presets).
+
+The file is YAML 1.1 or JSON, in UTF-8. Nothing in it is evaluated. A key that is given twice is an error, and so is one
+that is no text (`yes`, `1`: in quotes they are). Paths are relative to the folder that the run works in. They may have
+any printable characters.
 """
 
 
@@ -60,7 +64,7 @@ def _values(value: dict[str, Any]) -> str:
         return " or ".join(_values(choice) for choice in value["oneOf"])
     words = [value["type"]]
     for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤")):
-        words += [f"{sign} {value[key]:g}"] if key in value else []
+        words += [f"{sign} {value[key]:,}"] if key in value else []
     if value["type"] == "array":
         words = [f"list of {_values(value['items'])}"]
     return " ".join(words)

@@ -2,9 +2,10 @@
 
     python studies/embedded_world/embedded_world.py --seeds 1 2 3 --work <scratch folder>
 
-Each seed makes its own world and base model, and from the base a super-network and a plainly fine-tuned network. The
-script scores networks of all three on all tasks, with the settings of config.yaml. It does not make again what a seed
-has already made in the scratch folder. It writes embedded_world.json beside itself and prints the tables of README.md.
+World and base model are the shipped ones. Each seed makes a super-network and a plainly fine-tuned network from the
+base. The script scores networks of all three on all tasks, with the settings of workflow/presets/world.yaml. It does
+not make again what a seed has already made in the scratch folder. It writes embedded_world.json beside itself and
+prints the tables of README.md.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 import yaml
 from scipy.stats import kendalltau
 
-from llama_nas.config import check_config
+from llama_nas.config import SHIPPED_BASE, check_config
 from llama_nas.core.artifacts import derived_seed, read_json, write_json
 from llama_nas.core.shape import Subnet
 from llama_nas.core.space import SearchSpace
@@ -35,6 +36,7 @@ from llama_nas.scoring.metrics import answered_right
 from llama_nas.tasks.format import CompiledTask
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / "workflow/presets/world.yaml"
 RANDOM_NETWORKS = 200
 CHANCE = {"arc_easy": 0.25, "arc_challenge": 0.25, "mmlu": 0.25, "truthfulqa_mc1": 0.25, "winogrande": 0.5}
 log = logging.getLogger("embedded_world")
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
+    config = check_config(yaml.safe_load(CONFIG.read_text()))
     seeds = {str(seed): judge(measure(args.work / f"seed-{seed}", seed, config), config) for seed in args.seeds}
     write_json(args.output, {"embedded": config["embedded"], "training": config["training"], "seeds": seeds})
     print(markdown(seeds))
@@ -55,7 +57,7 @@ def main() -> None:
 
 def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
     """Run the stages; returns the scores and answers of every network of every model, by task, and seconds."""
-    prepare(work, seed, config)
+    prepare(work, config)
     space_file = declare(work / "space.json", work / "base", config["space"]["depths"], config["space"]["widths"])
     space = SearchSpace.read(space_file)
     networks = candidates(space, seed)
@@ -76,16 +78,16 @@ def measure(work: Path, seed: int, config: dict[str, Any]) -> dict[str, Any]:
             compiled = compiled_task(work, task, settings)
             rows, correct = answer(model, compiled, space, own)
             scores[name][task], answers[name][task] = rows, correct
-    seconds = {name: read_json(work / f"{name}.seconds.json") for name in ("world", "base", "supernet", "plain")}
+    seconds = {name: read_json(work / f"{name}.seconds.json") for name in ("supernet", "plain")}
     return {"scores": scores, "answers": answers, "seconds": seconds}
 
 
-def prepare(work: Path, seed: int, config: dict[str, Any]) -> None:
-    """World, base model and token rows of a seed."""
-    world, base, embedded = work / "world", work / "base", dict(config["embedded"])
-    size = {key: embedded.pop(key) for key in ("inhabitants", "items")}
-    stage(world, "make-world", {"seed": seed, **size})
-    stage(base, "pretrain", {"seed": seed, "world": world, **embedded})
+def prepare(work: Path, config: dict[str, Any]) -> None:
+    """The shipped base, its world, and the token rows of the instructions."""
+    world, base = work / "world", work / "base"
+    size = {key: config["embedded"][key] for key in ("inhabitants", "items")}
+    stage(world, "make-world", {"seed": config["seed"], **size})
+    stage(base, "take-base", {"source": SHIPPED_BASE})
     instructions = {"instructions": world / "instructions.json", "max_length": config["training"]["max_length"]}
     stage(work / "rows", "tokenize", {"base": base, **instructions})
 
@@ -97,7 +99,7 @@ def declare(output: Path, model: Path, depths: Sequence[int], widths: Sequence[i
 
 
 def compiled_task(work: Path, task: str, settings: dict[str, Any]) -> CompiledTask:
-    keys = ("metric", "num_fewshot", "subtasks", "chunk_tokens")
+    keys = ("metric", "num_fewshot", "subtasks", "group", "chunk_tokens")
     names = {"task": task, "lm_eval_task": settings.get("lm_eval_task", task), "data_root": work / "world/hub"}
     given = {key: settings[key] for key in keys if key in settings}
     stage(work / "tasks" / task, "compile-task", {"model": work / "base", **names, **given})

@@ -2,11 +2,11 @@
 
     python studies/supernet/supernet.py --seeds 1 2 3 --work <folder of studies/embedded_world/embedded_world.py>
 
-Every seed brings its own world, base model and compiled tasks. The script makes those that the folder lacks by
-`llama-nas` stages, with the settings of config.yaml. It trains each variant with the steps and rows of the paper's
-recipe, and judges it on all tasks by a fixed set of probe networks and by the hypervolume of the front of a fixed set
-of random ones. It does not make again what a seed has already made. It writes supernet.json beside itself and prints
-the table of README.md.
+World and base model are the shipped ones; a seed is one of the training. The script makes what the folder lacks by
+`llama-nas` stages, with the settings of workflow/presets/world.yaml. It trains each variant with the steps and rows of
+the paper's recipe, and judges it on all tasks by a fixed set of probe networks and by the hypervolume of the front of
+a fixed set of random ones. It does not make again what a seed has already made. It writes supernet.json beside itself
+and prints the table of README.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llama_nas.models.elastic import load_elastic
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "embedded_world"))
-from embedded_world import CHANCE, REPOSITORY, answer, compiled_task, declare, prepare, stage  # noqa: E402
+from embedded_world import CHANCE, CONFIG, answer, compiled_task, declare, prepare, stage  # noqa: E402
 
 RANDOM_NETWORKS = 30
 log = logging.getLogger("supernet")
@@ -68,18 +68,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--alone", nargs="*", default=["smallest", "narrow", "shallow"], help="probes trained alone")
-    parser.add_argument("--tasks", nargs="+", help="of config.yaml; default: all")
+    parser.add_argument("--tasks", nargs="+", help="of the preset; default: all")
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, about 100 MB a seed")
     parser.add_argument("--output", type=Path, default=HERE / "supernet.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = check_config(yaml.safe_load((REPOSITORY / "config.yaml").read_text()))
+    config = check_config(yaml.safe_load(CONFIG.read_text()))
     config["tasks"] = {task: config["tasks"][task] for task in args.tasks or config["tasks"]}
     torch.set_num_threads(config["compute"]["threads"])
     seeds = {}
     for seed in args.seeds:
         work = args.work / f"seed-{seed}"
-        prepare(work, seed, config)
+        prepare(work, config)
         seeds[str(seed)] = {name: measure(work, seed, name, config) for name in [UNTRAINED, *args.variants]}
         seeds[str(seed)] |= {f"alone: {role}": alone(work, seed, role, config) for role in args.alone}
     write_json(args.output, {"training": config["training"], "tasks": list(config["tasks"]), "seeds": seeds})

@@ -40,7 +40,7 @@ IMPORTS = {  # what Snakemake itself, and what the jobs of a stage family, impor
     "lm-eval": f"{MODEL}; import lm_eval.tasks, lm_eval.models.huggingface",
     "train": f"{MODEL}; import deepspeed, accelerate",
 }
-AS_A_STAGE = "import gc, llama_nas.cli; gc.set_threshold(llama_nas.cli.COLLECT_AFTER); "
+AS_A_STAGE = "import llama_nas.cli; llama_nas.cli.collect_rarely(); "
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A small search: its spaces, a synthetic task, and a run by the functions of the stages."""
+"""A small search: its spaces, a synthetic task of 500 items, and a run by the functions of the stages."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from tests.support.judging import close_search, write_items
 
 from llama_nas.core.artifacts import derived_seed, read_table
 from llama_nas.core.shape import ModelShape
@@ -15,7 +16,6 @@ from llama_nas.core.space import SearchSpace, ungrouped
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import make
 from llama_nas.search.algorithms.interface import Algorithm
-from llama_nas.search.front import find_front
 from llama_nas.search.gather import gather
 from llama_nas.search.goals import Goals, resolve
 from llama_nas.search.propose import propose, sample
@@ -134,6 +134,7 @@ class Run:
             "search_items_range": [2, 498],
         }
         (folder / "task" / "task.json").write_text(json.dumps(description))
+        write_items(folder / "task", 500)
         self.task.space.write(folder / "space.json")
         self.inputs = {"space": folder / "space.json", "task": folder / "task"}
         self.goals = goals or GoalSettings()
@@ -197,10 +198,8 @@ class Run:
 
     def front(self, round_number: int) -> pd.DataFrame:
         """The front of all evaluations up to a round."""
-        output = self.folder / "front.csv"
-        evaluations = self.path(round_number, "evaluations.csv")
-        find_front(output, **self.inputs, evaluations=evaluations, goals=self.goals)
-        return read_table(output)
+        inputs = {**self.inputs, "goals": self.goals, "evaluations": self.path(round_number, "evaluations.csv")}
+        return close_search(self.folder, inputs, self.task.accuracy, base=0.7)[0]
 
     def all(self, rounds: int) -> pd.DataFrame:
         """The whole run; all its evaluations."""

@@ -88,7 +88,7 @@ def test_stage_function_rule_and_log_folder_have_one_name():
             found[stage[1]] = name
             assert name == stage[1].replace("-", "_")
             assert re.findall(rf'"(logs/{name}(?:\.log|/[^"]+\.log))"', body), f"rule {name} logs elsewhere"
-    assert found.keys() == STAGES.keys() - {"pick", "score"}  # for people: no rule calls them
+    assert found.keys() == STAGES.keys() - {"pick", "score", "status"}  # for people: no rule calls them
 
 
 def test_help_lists_every_stage_with_its_title(capsys, monkeypatch):
@@ -214,6 +214,20 @@ def test_full_disk_is_one_line(monkeypatch, capsys):
 def test_other_errors_keep_their_traceback(monkeypatch, error):
     with pytest.raises(type(error)):
         raising(monkeypatch, error)
+
+
+def test_what_a_stage_prints_in_a_rules_job_goes_to_the_log(monkeypatch, capsys):
+    """The rules write stderr to the log; for people, who name no code, it is the answer."""
+    monkeypatch.setattr("llama_nas.search.front.choose_finalists", lambda **arguments: print("a library's word"))
+    for code, expected in (
+        ([], ("a library's word\n", "")),
+        (
+            ["--code", code_digest("choose-finalists")],
+            ("", "a library's word\n"),
+        ),
+    ):
+        assert cli.main([*FINALISTS, *code]) == 0
+        assert capsys.readouterr() == expected
 
 
 def test_the_code_that_the_caller_means_is_checked_before_the_stage_runs(monkeypatch, capsys):

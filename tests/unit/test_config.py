@@ -1,17 +1,31 @@
 """The config check: defaults, and presets that hold. (Its error lines are tested through Snakemake: tests/workflow.)"""
 
+import copy
 import inspect
 import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import pyarrow.parquet as parquet
 import pytest
 import yaml
 from tests.support.spaces import LLAMA2_7B
 
-from llama_nas.config import BUILT_IN_TASKS, SCHEMA, check_config, dataset_revision, search_rounds
+from llama_nas.config import (
+    BUILT_IN_TASKS,
+    EXAMPLES,
+    ITEMS,
+    SCHEMA,
+    WORLD_EXAMPLES,
+    WORLD_SUBJECTS,
+    check_config,
+    dataset_revision,
+    search_rounds,
+)
 from llama_nas.core.costs import UNITS
 from llama_nas.core.errors import UserError
 from llama_nas.core.precisions import BYTES_PER_WEIGHT, PRECISIONS
@@ -135,8 +149,8 @@ def test_a_named_network_is_checked_before_anything_runs(name):
 @pytest.mark.parametrize("wrong", ["000000000000", "000000-000000", "00000000-0000-", "-000000000000"])
 def test_a_named_network_that_is_grouped_otherwise_is_refused_with_the_right_form(wrong):
     config = load("config.yaml")
-    config["tasks"]["mmlu"]["named"] = [wrong]
-    with pytest.raises(UserError, match=r"tasks\.mmlu\.named: .* in groups of eight, as 00000000-0000$"):
+    config["tasks"]["arc_easy"]["named"] = [wrong]
+    with pytest.raises(UserError, match=r"tasks\.arc_easy\.named: .* in groups of eight, as 00000000-0000$"):
         check_config(config)
 
 
@@ -202,6 +216,232 @@ def test_constraints_that_cannot_be_met_are_one_line(tmp_path):
     config["tasks"]["own"] |= {"metric": "bits_per_byte", "min_accuracy": 0.5}
     with pytest.raises(UserError, match=r"^my.yaml: tasks.own.min_accuracy: the task is judged by bits_per_byte, of"):
         check_config(config, "my.yaml")
+
+
+# ------------------------------------------------------------------ values that no key may have
+
+
+def put(config: dict, path: str, value) -> dict:
+    """A config with another value for a key, `a.b.c`."""
+    *blocks, key = path.split(".")
+    for block in blocks:
+        config = config.setdefault(block, {})
+    config[key] = value
+    return config
+
+
+def leaves(schema: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every key of the schema that is no block; of the tasks, those of arc_easy."""
+    for key, value in schema["properties"].items():
+        if key == "tasks":
+            yield from leaves(value["additionalProperties"], "tasks.arc_easy.")
+        elif "properties" in value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+LEAVES = dict(leaves(json.loads(SCHEMA.read_text())))
+NUMBERS = {key: value["type"] for key, value in LEAVES.items() if value.get("type") in ("integer", "number")}
+
+
+def refused(path: str, value, config: dict | None = None) -> str:
+    """The line that a value of a key gets."""
+    config = config or load("config.yaml")
+    put(config, path, value)
+    with pytest.raises(UserError) as raised:
+        check_config(config, "my.yaml")
+    said = str(raised.value)
+    assert said.startswith("my.yaml: ") and said.isprintable() and len(said) < 500
+    return said.removeprefix("my.yaml: ")
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_nan_or_infinite_or_beyond_all_bounds(key):
+    kind = "a whole number" if NUMBERS[key] == "integer" else "a number"
+    for value in (math.nan, math.inf, -math.inf, True, "8", [8], None):
+        assert refused(key, value) == f"{key}: {value!r} is not {kind}"
+    assert f"{key}: " in refused(key, 10**30) and f"{key}: " in refused(key, -1)
+    if NUMBERS[key] == "integer":
+        assert refused(key, 64.0) == f"{key}: 64.0 is not a whole number"
+
+
+@pytest.mark.parametrize("key", ["space.widths", "space.depths", "space.depth_selection", "export.members"])
+def test_whole_numbers_in_lists_and_choices_have_no_point_either(key):
+    assert refused(key, [128.0, 64] if key != "export.members" else 2.0).startswith(key)
+
+
+def test_every_list_and_text_has_a_bound():
+    for key, schema in LEAVES.items():
+        if schema.get("type") == "array":
+            assert "maxItems" in schema or "enum" in schema["items"] or key.endswith("named"), key
+        if schema.get("type") == "string":
+            assert "$ref" in schema, key
+
+
+PATHS = [key for key, schema in LEAVES.items() if schema.get("$ref") == "#/$defs/path"]
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize(
+    "path", ["", "a\tb", "a\nb", "a\n", "\x7f", "a\x00b", "-rf", "--help", "a\u2028b", "\ud800", "x" * 5000]
+)
+def test_a_path_has_no_control_characters_and_is_no_option(key, path):
+    assert refused(key, path).startswith(f"{key}: ")
+
+
+def test_the_path_of_a_contender_is_a_path():
+    assert refused("contenders.slicegpt-0", "--help").startswith("contenders.slicegpt-0: '--help' is not")
+
+
+HUB = {"base": {"source": "hub", "hub_id": "o/m", "revision": "main"}, "instructions": {"hub_id": "o/d"}}
+HUB |= {"tasks": {"mmlu": {"metric": "acc"}}}
+WORDS = {
+    "base.revision": "{}", "instructions.revision": "{}", "tasks.mmlu.revision": "{}",
+    "base.hub_id": "owner/{}", "instructions.hub_id": "owner/{}", "tasks.mmlu.dataset": "owner/{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_ids_and_revisions_are_matched_as_a_whole(key):
+    right = load("workflow/presets/reduced.yaml") | copy.deepcopy(HUB)
+    for word in ("main", "v1.0", "a" * 40, "Llama-2_7b.hf"):
+        put(right, key, WORDS[key].format(word))
+        check_config(right)
+    for word in ("$(touch X)", "a b", "a\n", "a\tb", "it's", "a;b", "a/../b", "..", "-x", "", "{x}", "é", "*", "~"):
+        assert refused(key, WORDS[key].format(word), copy.deepcopy(right)).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("word", ["$(touch X)", "arc easy", "a/b", "a.b", "ärc", "arc\n", "", "{a}", "../x", "a" * 101])
+def test_keys_of_tasks_and_names_of_contenders_and_subtasks_are_matched_as_a_whole(word, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    config = load("workflow/presets/reduced.yaml")
+    for block, value in (("tasks", {"metric": "acc", "lm_eval_task": "arc_easy"}), ("contenders", str(tmp_path))):
+        with pytest.raises(UserError, match=rf"^my\.yaml: {block}: .* does not match \^") as raised:
+            check_config(config | {block: {word: value}}, "my.yaml")
+        assert str(raised.value).isprintable()
+    said = refused("tasks.mmlu", {"metric": "acc", "subtasks": [word]}, config)
+    assert said.startswith("tasks.mmlu.subtasks")
+
+
+def test_keys_that_are_no_text_are_one_line():
+    config = load("workflow/presets/reduced.yaml")
+    for key in (1, None, True, 1.5):
+        with pytest.raises(UserError, match=rf"^my\.yaml: tasks: key {key} is no text; put it in quotes$"):
+            check_config(config | {"tasks": {key: {"metric": "acc"}}}, "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", "x" * 10_000, "seed: 'xxxx.* \\(10002 characters\\) is not a whole number"),
+        ("training.zero_stage", 2.0, "training.zero_stage: 2.0 is not a whole number"),
+        ("embedded.layers", 10**12, "embedded.layers: 1000000000000 is greater than the maximum of 1000"),
+        (
+            "search",
+            {"population": 4, "evaluations": 4004, "variant": "strict"},
+            "search.evaluations: 4004 .* 1001 rounds; at most 1000",
+        ),
+        ("search.max_size", "1kB", "search.max_size 1kB: the smallest network of the space has 0.5.* MB"),
+        ("search.max_size", "1GB\n", "search.max_size: '1GB\\\\n' is not valid: it must be text of one line"),
+        (
+            "tasks.arc_easy.search_items",
+            1440,
+            "tasks.arc_easy.search_items: 1440 leave none of the 1440 items to judge on",
+        ),
+        ("tasks.arc_easy.limit", 300, "tasks.arc_easy.search_items: 360 leave none of the 300 items"),
+        ("tasks.arc_easy.subtasks", ["astronomy"], "tasks.arc_easy.subtasks: arc_easy is a single task and has none"),
+        ("tasks.arc_easy.num_fewshot", 101, "tasks.arc_easy.num_fewshot: 101 are more than the 100 examples"),
+        (
+            "tasks.mmlu",
+            {"metric": "acc"},
+            "tasks.mmlu.subtasks: is missing; the embedded world has only astronomy, coll",
+        ),
+        (
+            "tasks.mmlu",
+            {"metric": "acc", "subtasks": ["astronmy"]},
+            "tasks.mmlu.subtasks: mmlu has no 'astronmy' here; did you mean 'astronomy'",
+        ),
+        ("tasks.mmlu", {"metric": "acc", "subtasks": ["anatomy"]}, "tasks.mmlu.subtasks: mmlu has no 'anatomy' here; "),
+        (
+            "tasks.mmlu",
+            {"metric": "acc", "subtasks": ["astronomy"], "num_fewshot": 6},
+            "tasks.mmlu.num_fewshot: 6 are more than the 5",
+        ),
+        (
+            "tasks.truthfulqa_mc1",
+            {"metric": "acc", "num_fewshot": 1},
+            "tasks.truthfulqa_mc1.num_fewshot: .* examples of its own",
+        ),
+    ],
+)
+def test_what_is_wrong_together_is_one_line(path, value, message):
+    assert re.match(message, refused(path, value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "base: cannot read .*TypeError"),
+        ("{", "base: cannot read .*JSONDecodeError"),
+        ("\xff", "base: cannot read .*UnicodeDecodeError"),
+        ('{"num_hidden_layers": 6}', "base: cannot read .*KeyError: 'intermediate_size'"),
+        (
+            '{"num_hidden_layers": "6", "intermediate_size": 96}',
+            "base: .*config.json: num_hidden_layers '6' is not a whole",
+        ),
+        (
+            '{"num_hidden_layers": 6, "intermediate_size": 96.0}',
+            "base: .*config.json: intermediate_size 96.0 is not a whole",
+        ),
+    ],
+)
+def test_a_base_whose_shape_cannot_be_read_is_one_line(tmp_path, text, message):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    config = load("workflow/presets/reduced.yaml") | {
+        "instructions": {"path": str(tmp_path)},
+        "data_root": str(tmp_path),
+    }
+    assert re.match(message, refused("base", {"source": "path", "path": str(tmp_path)}, config))
+
+
+def test_of_real_tasks_subjects_items_and_examples_are_known(hub):
+    real = load("workflow/presets/real-tiny.yaml") | {"data_root": str(hub)}
+    cases = {
+        "tasks.mmlu.subtasks": (["astronmy"], "did you mean 'astronomy'?"),
+        "tasks.mmlu.search_items": (114, "114 leave none of the 114 items"),
+        "tasks.winogrande.num_fewshot": (1000, None),
+        "tasks.arc_challenge.num_fewshot": (1001, "1001 is greater than the maximum"),
+    }
+    for path, (value, message) in cases.items():
+        config = copy.deepcopy(real)
+        if message is None:
+            put(config, path, value)
+            check_config(config)
+        else:
+            assert message in refused(path, value, config)
+
+
+def test_items_and_examples_of_real_tasks_are_those_of_the_data(hub):
+    def rows(pattern: str) -> list[int]:
+        files = [file for file in hub.glob(pattern) if file.parent.name not in ("all", "auxiliary_train")]
+        return [parquet.read_metadata(file).num_rows for file in files]
+
+    arc = "allenai/ai2_arc/ARC-{}/{}-*.parquet"
+    assert [sum(rows(arc.format(name, "test"))) for name in ("Easy", "Challenge")] == [2376, 1172]
+    assert [sum(rows(arc.format(name, "train"))) for name in ("Easy", "Challenge")] == [2251, 1119]
+    assert sum(rows("cais/mmlu/*/test-*.parquet")) == ITEMS["mmlu"]
+    assert set(rows("cais/mmlu/*/dev-*.parquet")) == {EXAMPLES["mmlu"]}
+    assert sum(rows("truthfulqa/truthful_qa/multiple_choice/validation-*.parquet")) == ITEMS["truthfulqa_mc1"]
+    assert sum(rows("allenai/winogrande/winogrande_xl/validation-*.parquet")) == ITEMS["winogrande"]
+
+
+def test_what_the_check_says_of_the_embedded_world_is_the_worlds(tmp_path):
+    from llama_nas.base.world.facts import LISTED
+    from llama_nas.base.world.questions import MMLU_SHOTS, TRAINING_ITEMS
+
+    assert tuple(listed.subject for listed in LISTED) == WORLD_SUBJECTS
+    assert set(WORLD_EXAMPLES.values()) == {MMLU_SHOTS, TRAINING_ITEMS} and WORLD_EXAMPLES["mmlu"] == MMLU_SHOTS
 
 
 # ------------------------------------------------------------------ the schema and the code have the same lists

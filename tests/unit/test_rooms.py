@@ -25,14 +25,18 @@ MAY_IMPORT = {  # a room -> rooms, or single modules of them
     "measuring": {"core", "models", "tasks"},
     "analysis": {"core"},
     "config": {"core", "tasks.definitions", "training.config"},
+    "config_file": {"core"},
     "cli": {"core", "stages"},
     "stages": set(),
 }
 MORE = {"scoring.harness": {"tasks"}}  # a module -> what it may import beside what its room may
 KNOW_LM_EVAL = ("tasks", "measuring.lm_eval", "scoring.harness")
-WITHOUT_TORCH = ("core", "search", "analysis", "config", "cli", "base.world", "base.fetch", "base.take")
+WITHOUT_TORCH = ("core", "search", "analysis", "config", "config_file", "cli", "base.world", "base.fetch", "base.take")
 # What the Snakefile imports, and every job's process with it.
-STARTS_SNAKEMAKE = ("config", "core.code_digest", "core.shape", "core.precisions", "tasks.definitions")
+STARTS_SNAKEMAKE = (
+    *("config", "config_file", "core.code_digest", "core.shape", "core.precisions", "tasks.definitions"),
+    "analysis.status",  # the logger plugin, too
+)
 HEAVY = ("torch", "transformers", "pandas", "datasets", "lm_eval")
 
 

@@ -21,6 +21,10 @@ BESIDE = {
 }  # may be absent, are not written here
 FRONT = "subnet_id,layers,parameters,size_bytes,acc,stderr,items,round\n"
 FRONT_IDS = "01111x 000000 00011x"
+JUDGEMENT = "subnet_id,layers,parameters,size_bytes,on_front,judged_on,items,"
+JUDGEMENT += "difference,lower,upper,verdict,recommended,max_drop\n"
+EVALUATIONS = "round,candidate,subnet_id,layers,parameters,size_bytes,acc,items\n"
+TASK = {"metric": "acc", "higher_is_better": True}
 FETCHED = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
 FETCHED |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000}  # LLaMA2-7B
 
@@ -61,9 +65,9 @@ def write(path: Path, call: Call) -> None:
     """An output of the stage; a path without a suffix is a folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if call.stage == "find-front":
-        ids = os.environ.get("FRONT_IDS", FRONT_IDS).split()
-        rows = [f"{id},6,{size},{2 * size},0.5,0.1,100,1\n" for size, id in enumerate(ids, start=1)]
-        path.write_text(FRONT + "".join(rows))
+        path.write_text(judgement() if path.name == "judgement.csv" else front())
+    elif call.stage == "gather" and path.suffix == ".csv":
+        path.write_text(evaluations(call.arguments["round"]))
     elif call.stage == "declare-space":
         path.write_text(json.dumps(call.arguments, default=str))
     elif path.suffix:
@@ -72,8 +76,39 @@ def write(path: Path, call: Call) -> None:
         (path / "hub").mkdir(parents=True)
         (path / "file").write_text("content\n")
         (path / "instructions.json").write_text("[]\n")
+        (path / "task.json").write_text(json.dumps(TASK))
         if call.stage == "fetch-model":  # a fetched model's size is asked for
             (path / "config.json").write_text(json.dumps(FETCHED))
+
+
+def front_ids() -> list[str]:
+    """The front's members, ascending in size."""
+    return os.environ.get("FRONT_IDS", FRONT_IDS).split()
+
+
+def front() -> str:
+    rows = [f"{id},6,{size},{2 * size},0.5,0.1,100,1\n" for size, id in enumerate(front_ids(), start=1)]
+    return FRONT + "".join(rows)
+
+
+def judgement() -> str:
+    """The member named in RECOMMENDED, else the smallest, is recommended."""
+    rows, ids = [], front_ids()
+    recommended = os.environ.get("RECOMMENDED", ids[0])
+    for size, id in enumerate(ids, start=1):
+        rows.append(f"{id},6,{size},{2 * size},True,held out,100,0.0,-0.005,0.005,shown,{id == recommended},0.01\n")
+    return JUDGEMENT + "".join(rows)
+
+
+def evaluations(rounds: int) -> str:
+    """Of each round so far two networks, the larger one better, and better than in the round before."""
+    rows = []
+    for number in range(1, rounds + 1):
+        rows += [
+            f"{number},0,0101xx,4,1,1000000,0.{3 + number},100\n",
+            f"{number},1,000000,6,2,2000000,0.{5 + number},100\n",
+        ]
+    return EVALUATIONS + "".join(rows)
 
 
 if __name__ == "__main__":

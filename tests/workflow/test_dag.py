@@ -15,8 +15,9 @@ TRAINED = ["make_world", "pretrain", "tokenize", "declare_space", "finetune"]
 
 def test_fresh_dry_run_shows_everything_up_to_the_fronts(run):
     counts = jobs(run("--dry-run"))
-    expected = dict.fromkeys([*TRAINED, "compile_task", "sample", "propose", "find_front"], 1)
-    assert (expected | {"evaluate": 2, "gather": 2}).items() <= counts.items()
+    searched = ["compile_task", "sample", "propose", "choose_finalists", "run_lm_eval", "find_front"]
+    expected = dict.fromkeys([*TRAINED, *searched], 1)  # the benchmark is the base's
+    assert (expected | {"evaluate": 3, "gather": 2}).items() <= counts.items()
     assert "export" not in counts  # which networks are exported is known only after the front
 
 
@@ -24,8 +25,9 @@ def test_default_config_dry_run():
     result = snakemake("-n", "--forceall", "--cores", "2")
     assert result.returncode == 0, result.stderr
     counts = jobs(result)
-    assert counts["evaluate"] == 30 and counts["propose"] == 20
-    assert counts["choose_finalists"] == 5 and counts["find_front"] == 5
+    assert counts["take_base"] == 1 and "pretrain" not in counts  # the base comes with the repository
+    assert counts["propose"] == 3 * 2 and counts["evaluate"] == 3 * (3 + 2)  # rounds, finalists, other fronts' networks
+    assert counts["choose_finalists"] == counts["find_front"] == 3
 
 
 def test_direct_target_needs_no_search(run):
@@ -37,11 +39,23 @@ def test_direct_target_needs_no_search(run):
     assert executed(run(target)) == {"run_lm_eval": 1}
 
 
+def test_direct_targets_need_no_other_task(run):
+    """A benchmark, a network or a task's judgement; only a summary compares speeds, which are measured all at once."""
+
+    def change(config):
+        config["tasks"].update(winogrande={"metric": "acc"})
+
+    own = ["results/benchmarks/arc_easy/int8/0001xx.json", "results/networks/0001xx/hf"]
+    said = run("--dry-run", *own, "results/search/arc_easy/judgement.csv", change=change).stdout
+    assert "find_front" in said and "winogrande" not in said
+
+
 def test_whole_run_and_what_reruns(run):
     """One whole run, then in turn: nothing to do, a deleted benchmark, a deleted front, another task, more rounds."""
     ran = executed(run())
     assert ran["export"] == 3  # the full super-network and two members
-    assert ran["quantize"] == 4 and ran["run_lm_eval"] == 2 * 4 + 1 and ran["verify"] == 1
+    # in FP16 they and the base, the recommended one also in INT8, one in the search's own precision
+    assert ran["quantize"] == 1 and ran["run_lm_eval"] == 4 + 1 + 1 and ran["verify"] == 1
 
     assert "Nothing to be done" in run().stderr
 
@@ -50,7 +64,7 @@ def test_whole_run_and_what_reruns(run):
     for text in ("summary.html", "The answer on one page", "arc_easy_front.svg", "which network to take for"):
         assert text in report
 
-    benchmark = run.folder / f"results/benchmarks/arc_easy/int8/{MEMBERS[1]}.json"
+    benchmark = run.folder / f"results/benchmarks/arc_easy/int8/{MEMBERS[0]}.json"
     benchmark.unlink()
     assert executed(run(str(benchmark.relative_to(run.folder)))) == {"run_lm_eval": 1}
 
@@ -60,22 +74,35 @@ def test_whole_run_and_what_reruns(run):
     assert not again.keys() & {"evaluate", "gather", "propose", "export", "run_lm_eval", "finetune"}
 
     more = executed(run(change=lambda config: config["tasks"].update(winogrande={"metric": "acc"})))
-    assert more["compile_task"] == 1 and more["evaluate"] == 2 and more["find_front"] == 1
+    assert more["compile_task"] == 1 and more["evaluate"] == 3 + 2 and more["find_front"] == 1
     assert not more.keys() & {"make_world", "pretrain", "declare_space", "finetune", "export", "quantize"}
-    assert more["run_lm_eval"] == 2 * 4 + 1 and more["summarize"] == 1 and more["write_report"] == 1
+    assert more["run_lm_eval"] == 4 + 1 + 1 and more["summarize"] == 2 and more["write_report"] == 1
 
     longer = executed(run("fronts", change=lambda config: config["search"].update(evaluations=60)))
-    assert longer == {"propose": 2, "evaluate": 2, "gather": 2, "find_front": 2}
+    assert longer == {"propose": 2, "evaluate": 4, "gather": 2, "choose_finalists": 2, "find_front": 2}
+
+
+def test_the_recommended_network_is_exported_and_quantized_wherever_it_lies_on_the_front(run, monkeypatch):
+    """Of five members two are spread over the sizes."""
+    monkeypatch.setitem(run.environment, "FRONT_IDS", "0111xx 01111x 00011x 000011 000001")
+    monkeypatch.setitem(run.environment, "RECOMMENDED", "01111x")
+    run("results/search/arc_easy/front.csv")
+    result = run("--dry-run", "--printshellcmds")
+    counts, said = jobs(result), result.stdout
+    assert counts["export"] == 4 and counts["quantize"] == 1
+    assert set(re.findall(r"export .*--subnet (\S+)", said)) == {"0111xx", "01111x", "000001", FULL}
+    assert re.findall(r"quantize .*--model (\S+)", said) == ["results/networks/01111x/hf"]
 
 
 def test_search_on_some_items_evaluates_its_front_on_all(run):
-    """The key reruns the search but not what it searches in; without it, nothing is evaluated twice."""
+    """The key reruns the search but not what it searches in."""
     run("fronts")
     counts = executed(run("fronts", change=lambda config: config["tasks"]["arc_easy"].update(search_items=30)))
     assert counts == {"sample": 1, "evaluate": 3, "gather": 2, "propose": 1, "choose_finalists": 1, "find_front": 1}
     commands = run("--dry-run", "--printshellcmds", "--forcerun", "evaluate", "fronts").stdout
-    evaluations = re.findall(r"llama-nas evaluate .*?(\w+)/candidates.csv.*?(--[a-z-]+ 30)? +--timings", commands)
-    assert sorted(evaluations) == [("finalists", "--held-out 30"), ("round_1", "--items 30"), ("round_2", "--items 30")]
+    evaluations = re.findall(r"llama-nas evaluate .*?(\w+)/candidates.csv.*?--shards 1 +(.*?) +--timings", commands)
+    rounds = [(f"round_{number}", "--search-items 30") for number in (1, 2)]
+    assert sorted(evaluations) == [("finalists", "--judged --search-items 30"), *rounds]
 
 
 def test_a_space_smaller_than_the_budget_ends_the_search_early_with_one_line(run):
@@ -85,20 +112,20 @@ def test_a_space_smaller_than_the_budget_ends_the_search_early_with_one_line(run
 
     result = run("fronts", change=small)
     line = "The space has fewer networks than search.evaluations {}: it ends when all are evaluated, in round 3."
-    assert executed(result)["evaluate"] == 3
+    assert executed(result)["evaluate"] == 3 + 1  # the finalists
     assert line.format(60) in result.stderr
     result = run("fronts", change=lambda config: config["search"].update(evaluations=100))
     assert executed(result) == {"fronts": 1} or "Nothing to be done" in result.stderr
     (run.folder / "results/search/arc_easy/front.csv").unlink()
     assert line.format(100) in run("fronts").stderr
     result = run("--dry-run", "fronts", change=lambda config: config["search"].update(variant="strict"))
-    assert jobs(result)["evaluate"] == 5
+    assert jobs(result)["evaluate"] == 5 + 1
     assert "The space has fewer networks" not in result.stderr
 
 
 def test_a_search_of_one_round_proposes_nothing_and_runs_to_its_end(run):
     ran = executed(run(change=lambda config: config["search"].update(evaluations=20)))
-    assert ran["evaluate"] == 1 and ran["write_report"] == 1 and "propose" not in ran
+    assert ran["evaluate"] == 1 + 1 and ran["write_report"] == 1 and "propose" not in ran
 
 
 def test_sorted_channels_and_listed_layers(run):
@@ -143,30 +170,33 @@ def test_formats_are_written_for_every_exported_network(run):
         config.update(export={"members": 2, "formats": formats}, benchmark={"precisions": ["fp16", "int8", "nf4"]})
 
     ran = executed(run(change=change))
-    assert ran["export"] == 3 * 3 and ran["write_gguf"] == 2 * 3 and ran["quantize"] == 2 * 4
+    assert ran["export"] == 3 * 3 and ran["write_gguf"] == 2 * 3 and ran["quantize"] == 2
     assert ran["write_cards"] == 1
     for member in [FULL, *MEMBERS]:
         made = {path.name for path in (run.folder / "results/networks" / member).iterdir()}
-        assert made == {"hf", "padded", "deci", "gguf-f16.gguf", "gguf-q8_0.gguf", "int8", "nf4"}
+        quantized = {"int8", "nf4"} if member == MEMBERS[0] else set()  # only the recommended one
+        assert made == {"hf", "padded", "deci", "gguf-f16.gguf", "gguf-q8_0.gguf"} | quantized
     assert "Nothing to be done" in run().stderr
     assert executed(run("results/networks/0101xx/gguf-q8_0.gguf")) == {"export": 1, "write_gguf": 1}
 
 
-def test_contenders_are_quantized_benchmarked_timed_and_summarised(run):
-    """Also one whose name could be a subnet's id, and one in a folder with a space; neither is exported."""
+def test_contenders_are_benchmarked_timed_and_summarised(run):
+    """In FP16: only the recommended network is quantized.
+
+    Also one whose name could be a subnet's id, and one in a folder with a space; neither is exported.
+    """
     contenders = {"slicegpt-0.25": "other methods/sliced", "shortgpt-8": "other methods/short"}
     for folder in contenders.values():
         write_model(run.folder / folder)
     result = run("--printshellcmds", change=lambda config: config.update(contenders=contenders))
     ran = executed(result)
-    assert ran["export"] == 3 and ran["quantize"] == 4 + 2 and ran["run_lm_eval"] == 2 * (4 + 2) + 1
+    assert ran["export"] == 3 and ran["quantize"] == 1 and ran["run_lm_eval"] == (4 + 2) + 1 + 1
     (summarize,) = re.findall(r"llama-nas summarize .*", result.stderr)
     (timed,) = re.findall(r"llama-nas measure-throughput .*", result.stderr)
     for name, folder in contenders.items():
         assert f"'{name}={folder}'" in summarize
-        assert f"'{name}:fp16={folder}'" in timed and f" {name}:int8=results/networks/{name}/int8" in timed
-        for precision in ("fp16", "int8"):
-            assert f" results/benchmarks/arc_easy/{precision}/{name}.json" in summarize
+        assert f"'{name}:fp16={folder}'" in timed and f"{name}:int8" not in timed
+        assert f" results/benchmarks/arc_easy/fp16/{name}.json" in summarize
     result = run("results/networks/shortgpt-8/hf", check=False)
     assert "MissingRuleException" in result.stderr
 
@@ -200,7 +230,37 @@ def test_new_front_members_are_exported(run, monkeypatch):
     monkeypatch.setitem(run.environment, "FRONT_IDS", "01111x 111111")
     (run.folder / "results/search/arc_easy/front.csv").unlink()
     ran = executed(run())
-    assert ran["export"] == 1 and ran["quantize"] == 1  # 111111; the other is there already
+    assert ran["export"] == 1 and "quantize" not in ran  # 111111; the other is there already, also in INT8
+
+
+def test_all_networks_of_all_tasks_are_timed_once_in_one_job(run):
+    """The base first, each pair of network and precision once; the control is the full network."""
+
+    def change(config):
+        config["tasks"].update(winogrande={"metric": "acc"})
+
+    result = run("results/timings/throughput.csv", "--printshellcmds", change=change)
+    assert executed(result)["measure_throughput"] == 1
+    (command,) = re.findall(r"llama-nas measure-throughput .*", result.stderr)
+    models = re.search(r"--models (.*?) --control 000000:fp16 ", command)[1].split()
+    networks = [f"{name}:fp16=results/networks/{name}/hf" for name in (FULL, *MEMBERS)]
+    quantized = f"{MEMBERS[0]}:int8=results/networks/{MEMBERS[0]}/int8"
+    assert models[0] == "pretrained:fp16=results/base"
+    assert sorted(models[1:]) == sorted([*networks, quantized])
+
+
+def test_the_scorer_is_checked_on_a_network_that_drops_layers_and_narrows_widths(run, monkeypatch):
+    """Of those the one with most layers dropped, then most blocks narrow; else what comes next to it."""
+    for front, expected in (
+        ("0111xx 011111 00xxx1 01xxx1 11111x 000000", "01xxx1"),
+        ("00000x 0000xx 111111 000000", "0000xx"),
+        ("000000", "000000"),
+    ):
+        monkeypatch.setitem(run.environment, "FRONT_IDS", front)
+        target = "results/agreement/arc_easy.json"
+        result = run(target, "--forcerun", "find_front", "--printshellcmds")
+        assert f"--subnet {expected} " in re.findall(r"llama-nas verify .*", result.stderr)[-1], front
+        assert (run.folder / f"results/benchmarks/arc_easy/fp32/{expected}.json").is_file()
 
 
 def test_code_is_an_input_at_the_grain_of_a_stage(run):

@@ -36,7 +36,7 @@ KEYS = {
     "training.max_length": "tokenize",
     "training.checkpoint_every": "",
     "training.tensorboard": "",
-    "tasks.arc_easy.search_items": "sample evaluate choose_finalists",
+    "tasks.arc_easy.search_items": "sample",
     "tasks.arc_easy.named": "",
     "tasks.arc_easy.min_accuracy": "sample",
     "search.objectives": "sample",
@@ -44,16 +44,18 @@ KEYS = {
     "search.algorithm": "sample",
     "search.variant": "sample",
     "search.population": "sample propose evaluate gather",
-    "search.evaluations": "propose evaluate gather find_front find_patterns",
+    "search.evaluations": "propose evaluate gather choose_finalists find_patterns",
     "search.shards": "",
+    "answer.max_drop": "find_front",
+    "report.size_unit": "summarize",
     "export.members": "measure_throughput",
     "export.formats": "export",
-    "contenders": "quantize run_lm_eval measure_throughput",
+    "contenders": "run_lm_eval measure_throughput",
     "benchmark.precisions": "run_lm_eval measure_throughput",
     "benchmark.batch_size": "run_lm_eval",
     "compute.device": "pretrain",
     "compute.dtype": "evaluate",
-    "compute.threads": "evaluate",
+    "compute.threads": "evaluate run_lm_eval",
 }
 # New values, where the default plus one, or another word, would not be a valid config.
 VALUES = {
@@ -72,6 +74,7 @@ VALUES = {
     "tasks.arc_easy.num_fewshot": 1,
     "tasks.arc_easy.limit": 10,
     "tasks.arc_easy.search_items": 30,
+    "tasks.arc_easy.group": "question",
     "tasks.arc_easy.named": ["000111"],
     "tasks.arc_easy.min_accuracy": 0.3,
     "search.objectives": ["metric", "size"],
@@ -99,6 +102,7 @@ def done(tmp_path_factory) -> Workflow:
     """A finished run, which no test changes."""
     workflow = Workflow(tmp_path_factory.mktemp("done"))
     write_model(workflow.folder / "other-method")
+    workflow.environment["RECOMMENDED"] = "00011x"  # the largest
     workflow()
     return workflow
 
@@ -318,7 +322,7 @@ def test_what_is_added_reuses_all_there_is(done):
     }
     ran = {key: {job["rule"] for job in jobs} for key, jobs in plans(done, more).items()}
     sums = {"all", "summarize", "find_patterns", "write_cards", "write_report", "measure_throughput", "verify"}
-    search = {"propose", "evaluate", "gather", "find_front"}
+    search = {"propose", "evaluate", "gather", "choose_finalists", "find_front"}
     assert ran["search.evaluations"] == search | sums
     assert ran["tasks.winogrande"] == search | {"compile_task", "sample"} | sums
     assert ran["benchmark.precisions"] == {"run_lm_eval"} | sums - {"find_patterns", "verify"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
-import gc
 import importlib
 import logging
 import sys
@@ -23,11 +22,9 @@ from llama_nas import __version__
 from llama_nas.core.code_digest import ROOT, code_digest, stage_file
 from llama_nas.core.devices import leased_devices
 from llama_nas.core.errors import UserError
+from llama_nas.core.process import collect_rarely
 from llama_nas.stages import STAGES
 
-# New objects after which Python looks for dead cycles. Most of a short job is imports, and at the usual 700 a tenth of
-# their time is looking through what they have made.
-COLLECT_AFTER = 100_000
 CODE_OPTION = "--code"
 # What an option means wherever the stage's docstring does not say more of it.
 SHARED_HELP = {
@@ -158,7 +155,9 @@ def run(call: Call) -> None:
         if call.setting("device") == "cuda":
             _check_gpu()
         module, _, function = STAGES[call.stage].partition(":")
-        getattr(importlib.import_module(f"llama_nas.{module}"), function)(**call.arguments)
+        # In a rule's job, whatever a library prints belongs to the log, which is stderr, and not on the run's screen.
+        with contextlib.redirect_stdout(sys.stderr) if call.code is not None else contextlib.nullcontext():
+            getattr(importlib.import_module(f"llama_nas.{module}"), function)(**call.arguments)
 
 
 def _gpus(call: Call) -> int:
@@ -181,7 +180,7 @@ def _check_gpu() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Exit code 2 and one line on stderr for bad input; a full disk is bad input, too."""
-    gc.set_threshold(COLLECT_AFTER)
+    collect_rarely()
     arguments = sys.argv[1:] if argv is None else argv
     name = f"llama-nas {arguments[0]}" if arguments and arguments[0] in STAGES else "llama-nas"
     try:

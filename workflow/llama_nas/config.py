@@ -8,7 +8,10 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from llama_nas.tasks.definitions import is_known
 from llama_nas.training.config import check_batch, check_offload
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.json"
+SHIPPED_BASE = Path(__file__).parents[1] / "embedded"  # the embedded world's Llama, pre-trained, with its manifest
 
 # lm-eval task -> (Hub dataset, the revision the fetch rule pins, metrics)
 BUILT_IN_TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -38,21 +42,23 @@ BUILT_IN_TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "winogrande": ("allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", ("acc",)),
     "tinystories": ("roneneldan/TinyStories", "main", ("bits_per_byte", "byte_perplexity", "word_perplexity")),
 }
-
-
-def config_name(path: str | Path) -> str:
-    """A config file's path as a person would write it: relative, where it lies below the working directory."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+# Of the pinned revisions: items that are scored, and what examples can be drawn from (of MMLU: of each subject).
+ITEMS = {"arc_easy": 2376, "arc_challenge": 1172, "mmlu": 14042, "truthfulqa_mc1": 817, "winogrande": 1267}
+EXAMPLES = {"arc_easy": 2251, "arc_challenge": 1119, "mmlu": 5, "winogrande": 40398}
+# Of the embedded world.
+WORLD_TASKS = tuple(ITEMS)
+WORLD_SUBJECTS = ("astronomy", "college_chemistry", "sociology")
+WORLD_EXAMPLES = {"arc_easy": 100, "arc_challenge": 100, "mmlu": 5, "winogrande": 100}
+MOST_ROUNDS = 1000  # each waits for the one before it, and Snakemake follows them all the way down
 
 
 def check_config(config: dict[str, Any], name: str = "config.yaml") -> dict[str, Any]:
     """Return the config with the schema's defaults filled in; raises UserError, one line naming file and key."""
-    from jsonschema import Draft202012Validator
-
     schema = json.loads(SCHEMA.read_text())
     config = copy.deepcopy(config)
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    for problem in _unfit_keys(config, "the config"):
+        raise UserError(f"{name}: {problem}")
+    errors = sorted(_validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         raise UserError(f"{name}: {_explain(errors[0])}")
     _fill_defaults(config, schema)
@@ -61,25 +67,77 @@ def check_config(config: dict[str, Any], name: str = "config.yaml") -> dict[str,
     return config
 
 
+def _unfit_keys(value: Any, where: str) -> Iterator[str]:
+    """What a JSON Schema takes for granted: that keys are text, and that text can be written."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if not isinstance(key, str):
+                yield f"{where}: key {key!r} is no text; put it in quotes"
+            else:
+                yield from _unfit_keys(key, where)
+                yield from _unfit_keys(below, key if where == "the config" else f"{where}.{key}")
+    elif isinstance(value, list):
+        for below in value:
+            yield from _unfit_keys(below, where)
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        yield f"{where}: {_shown(value)} has half a character (U+D800 to U+DFFF)"
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    """Of the schema, more strictly: 5.0 is no integer, NaN and infinity are no numbers, a pattern is for the whole."""
+    from jsonschema import Draft202012Validator, ValidationError, validators
+
+    def pattern(validator: Any, expression: str, value: Any, schema: dict[str, Any]) -> Iterator[Any]:
+        if isinstance(value, str) and not re.fullmatch(expression, value):
+            yield ValidationError(f"{_shown(value)} does not match {expression}")
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) is int or (type(value) is float and math.isfinite(value)),
+        }
+    )
+    return validators.extend(Draft202012Validator, {"pattern": pattern}, type_checker=types)(schema)
+
+
+def _shown(value: Any) -> str:
+    """A value of the config in a message: one line, not too long."""
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
+TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+TYPES |= {"array": "a list", "object": "a mapping of keys to values"}
+
+
 def _explain(error: Any) -> str:
     """A jsonschema error as one line; unknown keys come with the closest known one."""
     where = ".".join(map(str, error.absolute_path)) or "the config"
+    value = _shown(error.instance)
+    if error.validator == "type":
+        return f"{where}: {value} is not {TYPES[error.validator_value]}"
+    if error.validator == "pattern" and "description" in error.schema:
+        return f"{where}: {value} is not valid: {error.schema['description']}"
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         unknown = next(key for key in error.instance if key not in known)
         close = difflib.get_close_matches(str(unknown), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return f"{where}: unknown key '{unknown}'; {hint}"
+        return f"{where}: unknown key {_shown(unknown)}; {hint}"
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{where}: key '{missing}' is missing ({error.schema['properties'][missing]['description']})"
     if error.validator == "enum":
-        return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+        return f"{where}: {value} is not one of {', '.join(map(str, error.validator_value))}"
     if error.validator == "contains":
-        return f"{where}: {error.instance!r} must contain {error.validator_value['const']}"
+        return f"{where}: {value} must contain {error.validator_value['const']}"
     if error.validator == "oneOf":
-        return f"{where}: {error.instance!r} is not valid ({error.schema.get('description', '')})"
-    return f"{where}: {error.message}"
+        return f"{where}: {value} is not valid ({error.schema.get('description', '')})"
+    return f"{where}: {_short(error.message)}"
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 200 else f"{message[:90]}... {message[-90:]}"
 
 
 def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
@@ -102,10 +160,11 @@ def _cross_checks(config: dict[str, Any]) -> Iterator[str]:
     yield from _check_base(config)
     yield from _check_space(config)
     yield from _check_training(config["training"])
-    yield from _check_search(config["search"])
+    yield from _check_search(config)
     yield from _check_constraints(config)
     for task, settings in config["tasks"].items():
         yield from _check_task(task, settings, config)
+        yield from _check_items(task, settings, config)
         yield from _check_named(task, settings["named"], config)
     yield from _check_instructions(config)
     yield from _check_contenders(config["contenders"])
@@ -150,8 +209,11 @@ def _check_space(config: dict[str, Any]) -> Iterator[str]:
         try:
             model = json.loads(path.read_text())
             layers, width = model["num_hidden_layers"], model["intermediate_size"]
-        except (OSError, json.JSONDecodeError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             yield f"base: cannot read {path} ({type(error).__name__}: {error})"
+        for key, number in (("num_hidden_layers", layers), ("intermediate_size", width)):
+            if type(number) is not int:
+                yield f"base: {path}: {key} {_shown(number)} is not a whole number"
     if layers is not None and max(depths) > layers:
         yield f"space.depths: {max(depths)} layers are more than the model's {layers}"
     if layers is not None and max(depths) <= layers:
@@ -199,6 +261,19 @@ def _check_contenders(contenders: dict[str, str]) -> Iterator[str]:
             yield f"contenders.{name}: no Hugging Face model folder '{folder}'"
 
 
+def pretraining_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides which Llama the embedded world's is: all but the number of items and of threads."""
+    return {"seed": config["seed"]} | {k: v for k, v in config["embedded"].items() if k not in ("items", "threads")}
+
+
+def takes_shipped_base(config: dict[str, Any]) -> bool:
+    """Whether the run's base is the one in SHIPPED_BASE, which was pre-trained with the run's settings."""
+    if config["base"]["source"] != "embedded":
+        return False
+    manifest = json.loads((SHIPPED_BASE / "manifest.json").read_text())
+    return manifest["settings"] == pretraining_settings(config)
+
+
 def local_base(config: dict[str, Any]) -> str | None:
     """Folder of a base model that is on this machine before the run; None if it will be made or fetched."""
     base = config["base"]
@@ -217,10 +292,16 @@ def _check_training(training: dict[str, Any]) -> Iterator[str]:
         yield str(error).removeprefix("config.yaml: ")
 
 
-def _check_search(search: dict[str, Any]) -> Iterator[str]:
+def _check_search(config: dict[str, Any]) -> Iterator[str]:
+    search = config["search"]
     if search["evaluations"] % search["population"]:
         yield (
             f"search.evaluations: {search['evaluations']} is not a multiple of search.population {search['population']}"
+        )
+    if search_rounds(config) > MOST_ROUNDS:
+        yield (
+            f"search.evaluations: {search['evaluations']} in rounds of search.population {search['population']} are "
+            f"{search_rounds(config)} rounds; at most {MOST_ROUNDS} are possible"
         )
     if search["shards"] > search["population"]:
         yield f"search.shards: {search['shards']} are more than search.population {search['population']}"
@@ -248,13 +329,25 @@ def _check_constraints(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_max_size(config: dict[str, Any]) -> None:
-    """Raise UserError for a limit that is no size or, where the model is on this machine, that no network meets."""
+    """Raise UserError for a limit that is no size or, where the model's shape is known, that no network meets."""
     space, search, folder = config["space"], config["search"], local_base(config)
     parse_size(search["max_size"], "search.max_size")
-    if folder is not None:
+    if config["base"]["source"] == "embedded":
+        shape = _least_embedded_shape(config["embedded"])
+    elif folder is not None:
         shape = ModelShape.from_folder(folder)
-        declared = SearchSpace.declare(shape, space["depths"], space["widths"], _depth_selection(config))
-        check_max_size(search["max_size"], search["precision"], declared)
+    else:
+        return
+    declared = SearchSpace.declare(shape, space["depths"], space["widths"], _depth_selection(config))
+    check_max_size(search["max_size"], search["precision"], declared)
+
+
+def _least_embedded_shape(embedded: dict[str, Any]) -> ModelShape:
+    """Of the Llama that will be pre-trained, but with one token: a small corpus may give fewer than `vocabulary`."""
+    config = {"model_type": "llama", "vocab_size": 1, "tie_word_embeddings": True}
+    keys = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
+    keys |= {key: key for key in ("hidden_size", "intermediate_size")}
+    return ModelShape.from_config(config | {key: embedded[own] for key, own in keys.items()})
 
 
 def search_evaluations(config: dict[str, Any]) -> int:
@@ -286,13 +379,52 @@ def _check_task(task: str, settings: dict[str, Any], config: dict[str, Any]) -> 
         close = difflib.get_close_matches(lm_eval_task, BUILT_IN_TASKS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"e.g. {', '.join(BUILT_IN_TASKS)}, or the path of a YAML"
         yield f"tasks.{task}: lm-eval has no task '{lm_eval_task}'; {hint}"
-    if config["base"]["source"] == "embedded" and lm_eval_task not in list(BUILT_IN_TASKS)[:5] and not is_file:
-        yield f"tasks.{task}: the embedded world has only {', '.join(list(BUILT_IN_TASKS)[:5])}"
+    if config["base"]["source"] == "embedded" and lm_eval_task not in WORLD_TASKS and not is_file:
+        yield f"tasks.{task}: the embedded world has only {', '.join(WORLD_TASKS)}"
     root, dataset = config.get("data_root"), task_dataset(task, settings)
     if root and dataset and not Path(root, dataset).is_dir():
         yield f"tasks.{task}: no folder '{dataset}' under data_root '{root}'"
     if config["base"]["source"] != "embedded" and not root and not dataset and not is_file:
         yield f"tasks.{task}.dataset: is missing; the Hub id of its dataset is needed to fetch it (or set data_root)"
+
+
+def _check_items(task: str, settings: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    """Subtasks, shots and items of a built-in task, as far as they are known before its data is read."""
+    lm_eval_task = settings.get("lm_eval_task", task)
+    if lm_eval_task not in ITEMS or settings.keys() & {"dataset", "revision"}:
+        return
+    in_world = config["base"]["source"] == "embedded"
+    known = list(WORLD_SUBJECTS) if in_world else _mmlu_subjects()
+    subtasks = settings.get("subtasks", known)
+    if lm_eval_task != "mmlu":
+        subtasks = [lm_eval_task]
+        if "subtasks" in settings:
+            yield f"tasks.{task}.subtasks: {lm_eval_task} is a single task and has none"
+    elif in_world and "subtasks" not in settings:
+        yield f"tasks.{task}.subtasks: is missing; the embedded world has only {', '.join(WORLD_SUBJECTS)}"
+    elif known and (unknown := [subtask for subtask in subtasks if subtask not in known]):
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        yield f"tasks.{task}.subtasks: mmlu has no '{unknown[0]}' here; {hint}"
+    shots, most_shots = settings.get("num_fewshot", 0), WORLD_EXAMPLES if in_world else EXAMPLES
+    if shots and lm_eval_task not in most_shots:
+        yield f"tasks.{task}.num_fewshot: {lm_eval_task} has examples of its own, lm-eval follows no other number"
+    elif shots > most_shots.get(lm_eval_task, 0):
+        yield f"tasks.{task}.num_fewshot: {shots} are more than the {most_shots[lm_eval_task]} examples of the data"
+    items = config["embedded"]["items"] if in_world else ITEMS[lm_eval_task]
+    if "limit" in settings and subtasks:
+        items = min(items, settings["limit"] * len(subtasks))
+    if settings.get("search_items", 0) >= items:
+        yield f"tasks.{task}.search_items: {settings['search_items']} leave none of the {items} items to judge on"
+
+
+def _mmlu_subjects() -> list[str]:
+    """As lm-eval names them; none where it is not installed: there the compile stage will find out."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        return []
+    files = Path(spec.origin).parent.glob("tasks/mmlu/default/mmlu_*.yaml")
+    return sorted(file.stem.removeprefix("mmlu_") for file in files)
 
 
 def task_dataset(task: str, settings: dict[str, Any]) -> str | None:

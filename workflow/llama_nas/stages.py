@@ -38,5 +38,8 @@ STAGES = {
     "write-cards": "analysis.cards:write_cards",
     "find-patterns": "analysis.patterns:find_patterns",
     "judge-heuristics": "analysis.patterns:judge_heuristics",
+    "choose-transfer": "search.transfer:choose_transfer",
+    "compare-tasks": "analysis.transfer:compare_tasks",
+    "status": "analysis.status:status",
     "write-report": "analysis.report:write_report",
 }

@@ -16,10 +16,11 @@ rule summarize:
         task="results/tasks/{task}",
         evaluations=LAST_EVALUATIONS,
         front="results/search/{task}/front.csv",
+        judgement="results/search/{task}/judgement.csv",
         models=contender_folders,
         benchmarks=task_benchmarks,
         agreement="results/agreement/{task}.json",
-        throughput="results/timings/throughput/{task}.csv",
+        throughput="results/timings/throughput.csv",
     output:
         table=report(
             "results/summary/{task}.csv",
@@ -42,6 +43,8 @@ rule summarize:
     params:
         code=code_digest("summarize"),
         contenders=named_contenders,
+        subset=search_items,
+        size_unit=config["report"]["size_unit"],
     shell:
         "llama-nas summarize"
         " --code {params.code}"
@@ -49,10 +52,13 @@ rule summarize:
         " --task {input.task}"
         " --evaluations {input.evaluations}"
         " --front {input.front}"
+        " --judgement {input.judgement}"
         " --contenders {params.contenders:q}"
         " --benchmarks {input.benchmarks}"
         " --agreement {input.agreement}"
         " --throughput {input.throughput}"
+        " {params.subset}"
+        " --size-unit {params.size_unit}"
         " --figures {output.figures}"
         " --output {output.table} 2> {log}"
 
@@ -76,7 +82,7 @@ rule write_cards:
     shell:
         "llama-nas write-cards"
         " --code {params.code}"
-        " --models {input.models}"
+        " --models {input.models:q}"
         " --summaries {input.summaries}"
         " --output {output} 2> {log}"
 
@@ -86,14 +92,16 @@ rule write_report:
     input:
         base="results/base",
         supernet="results/supernet",
-        tasks=expand("results/tasks/{task}", task=TASKS),
+        space="results/space.json",
         summaries=expand("results/summary/{task}.csv", task=TASKS),
+        judgements=expand("results/search/{task}/judgement.csv", task=TASKS),
         figures=expand("results/figures/{task}_{figure}.svg", task=TASKS, figure=FIGURES + PATTERN_FIGURES),
         agreements=expand("results/agreement/{task}.json", task=TASKS),
         predictors=expand("results/search/{task}/round_{round}/predictor.json", task=TASKS, round=range(2, ROUNDS + 1)),
         predictions=expand(
             "results/search/{task}/round_{round}/predictions.json", task=TASKS, round=range(1, ROUNDS + 1)
         ),
+        transfer=list(TRANSFER.values()),
     output:
         report("results/summary.html", caption="../report/report.rst", category="Summary"),
     log:
@@ -106,19 +114,27 @@ rule write_report:
     params:
         code=code_digest("write-report"),
         seed=config["seed"],
+        size_unit=config["report"]["size_unit"],
+        command=unwatched(target_command()),
         # No declared input: what a job cost is no part of what it made.
         timings="results/timings/jobs",
         predictors=predictors_option,
+        transfer=transfer_option,
     shell:
         "llama-nas write-report"
         " --code {params.code}"
         " --seed {params.seed}"
         " --base {input.base}"
         " --supernet {input.supernet}"
+        " --space {input.space}"
         " --summaries {input.summaries}"
+        " --judgements {input.judgements}"
         " --figures {input.figures}"
         " --agreements {input.agreements}"
         " {params.predictors}"
         " --predictions {input.predictions}"
+        " {params.transfer}"
+        " --size-unit {params.size_unit}"
+        " --command {params.command:q}"
         " --timings {params.timings}"
         " --output {output} 2> {log}"

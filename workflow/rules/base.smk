@@ -1,5 +1,7 @@
 # Reads: nothing, a local folder, or the Hub. Writes: results/world/, results/base/ (Hugging Face layout),
-# resources/hub/.
+# resources/hub/. The embedded world's Llama comes with the repository; a world with other settings pre-trains its own.
+
+from llama_nas.config import SHIPPED_BASE, takes_shipped_base
 
 
 include: "helpers/base.smk"
@@ -7,6 +9,8 @@ include: "helpers/base.smk"
 
 WORLD = config["embedded"]
 WORLD_KEYS = ("inhabitants", "items")
+SHIPPED = takes_shipped_base(config)
+SOURCE = str(SHIPPED_BASE) if SHIPPED else BASE_FOLDER
 DATASETS = sorted({dataset for dataset in map(task_dataset, *zip(*config["tasks"].items())) if dataset})
 
 
@@ -33,6 +37,9 @@ if EMBEDDED:
             " --seed {params.seed}"
             " {params.settings}"
             " --output {output} 2> {log}"
+
+
+if EMBEDDED and not SHIPPED:
 
     rule pretrain:
         """Pre-train the embedded world's Llama on its corpus."""
@@ -72,7 +79,7 @@ else:
     rule take_base:
         """Check a pre-trained model and take it as the base."""
         input:
-            source=BASE_FOLDER,
+            literal(SOURCE),
         output:
             directory("results/base"),
         log:
@@ -84,8 +91,9 @@ else:
             "../../envs/search.yaml"
         params:
             code=code_digest("take-base"),
+            source=base_source,
         shell:
-            "llama-nas take-base --code {params.code} --source {input.source:q} --output {output} 2> {log}"
+            "llama-nas take-base --code {params.code} --source {params.source:q} --output {output} 2> {log}"
 
 
 if config["base"]["source"] == "hub" and "data_root" not in config:

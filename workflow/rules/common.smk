@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import re
 import shlex
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
 
 from llama_nas import __version__
-from llama_nas.config import check_config, config_name, local_base, task_dataset
+from llama_nas.config import check_config, local_base, task_dataset
+from llama_nas.config_file import config_name, read_config
 from llama_nas.core.code_digest import code_digest
 from llama_nas.core.errors import UserError
 from llama_nas.core.precisions import BYTES_PER_WEIGHT, PRECISIONS, QUANTIZED
@@ -18,9 +20,14 @@ from llama_nas.core.shape import ModelShape
 from llama_nas.tasks.definitions import task_files
 
 try:
+    for path in filter(os.path.exists, workflow.configfiles):
+        read_config(path)  # Snakemake reads them, too, but takes more for a config
     config = check_config(config, name=config_name(workflow.configfiles[-1]))
 except UserError as error:
     sys.exit(str(error))
+
+# A round waits for the one before it: Snakemake follows them down, some calls a round (config.py: MOST_ROUNDS).
+sys.setrecursionlimit(20_000)
 
 os.environ.update(LLAMA_NAS_WORKFLOW=workflow.basedir)  # where envs/*.yaml take the package from
 
@@ -50,7 +57,7 @@ wildcard_constraints:
     subnet=SUBNET,
     network="|".join([SUBNET, "pretrained", *map(re.escape, config["contenders"])]),
     round="[0-9]+",
-    batch="round_[0-9]+|finalists|all|heuristics",
+    batch="round_[0-9]+|finalists|transfer|all|heuristics",
     shard="[0-9]+",
     shards="[0-9]+",
 
@@ -79,6 +86,19 @@ def options(values, *keys):
 
 
 COMPUTE = options(config["compute"], "device", "threads")
+
+
+def literal(path):
+    """A path of the user's as an input: where Snakemake would read a wildcard, `{word}`, a link to it without any."""
+    if not re.search(r"{\s*\w+\s*[,}]", str(path)):
+        return str(path)
+    target = os.path.abspath(path)
+    # In a folder of its own: what Snakemake has listed once, it does not list again.
+    link = Path(".snakemake/paths", hashlib.sha256(target.encode()).hexdigest()[:16], "link")
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    return str(link)
 
 
 def unwatched(value):
@@ -123,11 +143,16 @@ def task_data(wildcards):
     """What a task reads: the world or its dataset, fetched or local, and its own YAML with what that names."""
     settings = config["tasks"][wildcards.task]
     definition = settings.get("lm_eval_task", "")
-    own = list(map(str, task_files(Path(definition)))) if definition.endswith((".yaml", ".yml")) else []
+    own = list(map(literal, task_files(Path(definition)))) if definition.endswith((".yaml", ".yml")) else []
     if EMBEDDED:
         return ["results/world", *own]
     dataset = task_dataset(wildcards.task, settings)
-    return [f"{HUB}/{dataset}", *own] if dataset else own
+    return [literal(f"{HUB}/{dataset}"), *own] if dataset else own
+
+
+def data_root(wildcards):
+    """The folder itself: no function's value is searched for wildcards."""
+    return DATA_ROOT
 
 
 def shards_of(batch):

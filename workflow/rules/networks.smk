@@ -1,5 +1,5 @@
 # Reads: results/supernet/, a subnet id. Writes: results/networks/{id}/, a network in each of its forms;
-# results/benchmarks/, results/agreement/, results/timings/throughput/. A network's place may also be taken by
+# results/benchmarks/, results/agreement/, results/timings/throughput.csv. A network's place may also be taken by
 # `pretrained`, the base model, and by a contender of the config, a checkpoint of another method.
 
 from llama_nas.exports.forms import FOLDERS, GGUF_TYPES
@@ -33,9 +33,7 @@ rule export:
         runtime=60,
     params:
         code=code_digest("export"),
-        provenance=options(
-            {"base_name": base_name(), "instructions_name": instructions_name(), "run_seed": config["seed"]}
-        ),
+        provenance=provenance,
     shell:
         "llama-nas export"
         " --code {params.code}"
@@ -137,7 +135,7 @@ rule run_lm_eval:
         code=code_digest("run-lm-eval"),
         compute=COMPUTE,
         batch_size=BENCHMARK["batch_size"],
-        data_root=DATA_ROOT,
+        data_root=data_root,
     shell:
         "llama-nas run-lm-eval"
         " --code {params.code}"
@@ -151,7 +149,7 @@ rule run_lm_eval:
 
 
 rule verify:
-    """Compare the search's scorer with stock lm-eval on one exported member, request by request."""
+    """Compare the search's scorer with stock lm-eval on one member of the front, request by request."""
     input:
         supernet="results/supernet",
         space="results/space.json",
@@ -191,16 +189,16 @@ rule verify:
 
 
 rule measure_throughput:
-    """Measure tokens/s of a task's contenders; takes all cores, so that it has the machine to itself."""
+    """Measure tokens/s of all tasks' contenders in turns; takes all cores, so that it has the machine to itself."""
     input:
-        models=compared_folders,
+        models=timed_folders,
     output:
-        "results/timings/throughput/{task}.csv",
+        "results/timings/throughput.csv",
     log:
-        "logs/measure_throughput/{task}.log",
+        "logs/measure_throughput.log",
     benchmark:
-        "results/timings/jobs/measure_throughput/{task}.tsv"
-    priority: -1  # when nothing else can run: every such job waits until all others have left the machine
+        "results/timings/jobs/measure_throughput.tsv"
+    priority: -1  # when nothing else can run: it waits until all others have left the machine
     conda:
         "../../envs/score.yaml"
     container:
@@ -214,11 +212,13 @@ rule measure_throughput:
         code=code_digest("measure-throughput"),
         compute=COMPUTE,
         settings=options(config["throughput"]),
-        models=compared_names,
+        models=timed_names,
+        control=timed_control,
     shell:
         "llama-nas measure-throughput"
         " --code {params.code}"
         " {params.compute}"
         " {params.settings}"
         " --models {params.models:q}"
+        " --control {params.control}"
         " --output {output} 2> {log}"

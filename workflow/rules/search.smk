@@ -1,8 +1,9 @@
-# Reads: results/supernet/, results/space.json, results/tasks/{task}/. Writes: results/search/{task}/round_{round}/ and
-# front.csv. Rounds of real evaluation, predictor and proposal (LINAS, arXiv 2202.12954), by static recursion over the
-# rounds.
+# Reads: results/supernet/, results/space.json, results/tasks/{task}/, the base's benchmark. Writes:
+# results/search/{task}/round_{round}/, front.csv and judgement.csv. Rounds of real evaluation, predictor and proposal
+# (LINAS, arXiv 2202.12954), by static recursion over the rounds.
 
-from llama_nas.config import search_evaluations, search_rounds
+from llama_nas.config import search_rounds
+from llama_nas.core.layout import PRETRAINED
 
 
 include: "helpers/search.smk"
@@ -13,16 +14,6 @@ ROUNDS = search_rounds(config)
 LAST_EVALUATIONS = f"results/search/{{task}}/round_{ROUNDS}/evaluations.csv"
 EVOLUTION = ("generations", "crossover_probability", "crossover_eta", "mutation_probability", "mutation_eta")
 ALGORITHM = ("algorithm", "variant", "population")
-
-
-if search_evaluations(config) < SEARCH["evaluations"]:
-
-    onstart:
-        print(
-            f"The space has fewer networks than search.evaluations {SEARCH['evaluations']}: "
-            f"it ends when all are evaluated, in round {ROUNDS}.",
-            file=sys.stderr,
-        )
 
 
 rule sample:
@@ -178,7 +169,7 @@ rule propose:
 
 
 rule choose_finalists:
-    """After a search on some of the items: its front and the full network, to be evaluated on all items."""
+    """List the front of the search and the full network, to be evaluated on all items."""
     input:
         space="results/space.json",
         task="results/tasks/{task}",
@@ -207,15 +198,18 @@ rule choose_finalists:
 
 
 checkpoint find_front:
-    """Keep the non-dominated networks among all real evaluations. Which they are is known only now."""
+    """Keep the non-dominated networks and judge them against the base. Which they are is known only now."""
     input:
         space="results/space.json",
         task="results/tasks/{task}",
         evaluations=LAST_EVALUATIONS,
-        finalists=finalists,
+        candidates="results/search/{task}/finalists/candidates.csv",
+        shards=shards_of("finalists"),
+        base=f"results/benchmarks/{{task}}/fp16/{PRETRAINED}.json",
         costs=COSTS,
     output:
-        "results/search/{task}/front.csv",
+        front="results/search/{task}/front.csv",
+        judgement="results/search/{task}/judgement.csv",
     log:
         "logs/find_front/{task}.log",
     benchmark:
@@ -226,7 +220,8 @@ checkpoint find_front:
     params:
         code=code_digest("find-front"),
         goals=goals,
-        finalists=finalists_options,
+        max_drop=config["answer"]["max_drop"],
+        subset=search_items,
     shell:
         "llama-nas find-front"
         " --code {params.code}"
@@ -234,8 +229,13 @@ checkpoint find_front:
         " --space {input.space}"
         " --task {input.task}"
         " --evaluations {input.evaluations}"
-        " {params.finalists}"
-        " --output {output} 2> {log}"
+        " --candidates {input.candidates}"
+        " --shards {input.shards}"
+        " --base {input.base}"
+        " --max-drop {params.max_drop}"
+        " {params.subset}"
+        " --judgement {output.judgement}"
+        " --output {output.front} 2> {log}"
 
 
 rule fronts:

@@ -26,7 +26,7 @@ rule compile_task:
     params:
         code=code_digest("compile-task"),
         settings=task_settings,
-        data_root=DATA_ROOT,
+        data_root=data_root,
     shell:
         "llama-nas compile-task"
         " --code {params.code}"

@@ -1,6 +1,8 @@
 """A small synthetic run whose numbers can be computed by hand, shared by the tests of the analysis and of its page."""
 
+import html
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,17 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.support.judging import nested, write_items
 from tests.support.spaces import PAPER_SPACE
 
 from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
-from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import find_patterns
 from llama_nas.analysis.report import write_report
 from llama_nas.analysis.summary import summarize
-from llama_nas.core.artifacts import read_table
-from llama_nas.core.columns import HELD_OUT
+from llama_nas.analysis.transfer import compare_tasks
+from llama_nas.core.artifacts import derived_seed, read_json, read_table
+from llama_nas.core.items import Items
+from llama_nas.core.judgement import HELD_OUT, SEARCHED, Metric, format_answers
 from llama_nas.core.shape import ModelShape
 from llama_nas.core.space import SearchSpace, grouped
+from llama_nas.search.front import judge
+from llama_nas.search.tables import Task
 
 TOY = SearchSpace.declare(
     ModelShape(
@@ -63,6 +69,7 @@ class Run:
         self.medium, self.small = self.members[0], self.members[-1]
         self.tasks: list[str] = []
         self.rounds: dict[str, set[int]] = {}
+        self.search_items: dict[str, int | None] = {}
         self.contenders = {"pretrained": self.results / "base"}
         space.write(self.results / "space.json")
         shape = space.shape
@@ -150,8 +157,9 @@ class Run:
         return fp16 | {(model, "int8"): value - int8_loss for model, value in values.items()}
 
     def add_task(self, name: str, scores: dict[tuple[str, str], float], metric: Metric = ACCURACY, **changed) -> None:
-        """scores: (model, precision) -> value; changed: keys of task.json, stderr or versions."""
+        """scores: (model, precision) -> value; changed: stderr, versions, search_items, max_drop, keys of task.json."""
         self.tasks.append(name)
+        self.search_items[name], max_drop = changed.pop("search_items", None), changed.pop("max_drop", 0.01)
         stderr = changed.pop("stderr", ERROR)
         versions = changed.pop("versions", {"torch": "2.13.0", "lm_eval": "0.4.13"})
         settings = {
@@ -169,12 +177,16 @@ class Run:
             "truncated_requests": 17,
         }
         self.write(f"tasks/{name}/task.json", settings | changed)
+        items = write_items(self.results / f"tasks/{name}", 500)
+        values = {key: self.item_values(metric, *key, value) for key, value in scores.items()}
         for (model, precision), value in scores.items():
             self.write(
                 f"benchmarks/{name}/{precision}/{model}.json",
                 {
+                    "task": name,
                     "precision": precision,
                     "metric": metric.name,
+                    "item_values": values[model, precision].tolist(),
                     "metrics": {metric.name: value, f"{metric.name}_stderr": stderr},
                     "items": 500,
                     "bytes_on_disk": 123456,
@@ -194,7 +206,8 @@ class Run:
                 for id in (self.full, *self.members)
             ]
         )
-        self.write(f"search/{name}/front.csv", front.reindex(columns=[*front.columns, *HELD_OUT]))
+        self.write(f"search/{name}/front.csv", front)
+        self.write(f"search/{name}/judgement.csv", self.judgement(name, metric, items, values, max_drop))
         self.write(
             f"agreement/{name}.json",
             {
@@ -215,6 +228,8 @@ class Run:
             {"model": model, "precision": precision, "phase": phase, "batch_size": batch, "sequence_length": 128}
             | {"new_tokens": 0 if phase == "prefill" else 16, "tokens_per_second": own}
             | {"tokens_per_second_q1": 0.9 * own, "tokens_per_second_q3": 1.6 * own}
+            | {"ratio": own / rate, "ratio_lower": 0.95 * own / rate, "ratio_upper": 1.05 * own / rate}
+            | {"speed_verdict": "about the same" if own == rate else "faster" if own > rate else "slower"}
             | {"limit_tokens_per_second": 4 * rate, "device": "cpu", "threads": 2, "repeats": 20}
             for model, precision in scores
             if model != self.small
@@ -224,6 +239,26 @@ class Run:
         self.write(f"timings/throughput/{name}.csv", pd.DataFrame(speeds))
         self.add_round(name, 1, None)
         self.add_round(name, 2, {"kendall_tau": 0.61, "mae": 0.01, "rows": 48})
+
+    def item_values(self, metric: Metric, model: str, precision: str, value: float) -> np.ndarray:
+        """What a model of that score answers to 500 items: the first of them right, or texts of 100 bytes or words."""
+        if metric.is_share:
+            return np.array(list(nested(value, 500)), dtype=int)
+        own = np.random.default_rng(derived_seed(0, model, precision)).normal(1, 0.01, 500)
+        own /= own.mean()
+        return -(value * math.log(2) if metric.name == "bits_per_byte" else math.log(value)) * own
+
+    def judgement(self, task: str, metric: Metric, items: Items, values: dict, max_drop: float) -> pd.DataFrame:
+        """judgement.csv of the full network and the members, all on the front."""
+        count = self.search_items[task]
+        judged = items.judged(count, task)
+        ids = [self.full, *self.members]
+        answers = [format_answers(values[id, "fp16"][judged], metric) for id in ids]
+        finalists = pd.DataFrame({"subnet_id": ids, "answers": answers})
+        about = Task(task, metric.name, metric.higher_is_better)
+        base = values["pretrained", "fp16"][judged]
+        rows = judge(finalists, items.of(judged), base, about, self.space, set(ids), max_drop)
+        return rows.assign(judged_on=SEARCHED if count is None else HELD_OUT)
 
     def add_round(self, task: str, number: int, quality: dict | None, fits: bool = True) -> None:
         """What the search says of a round's predictions and, from round 2 on, of its predictor.
@@ -267,6 +302,8 @@ class Run:
             "task": self.results / "tasks" / task,
             "evaluations": self.results / f"search/{task}/round_2/evaluations.csv",
             "front": self.results / f"search/{task}/front.csv",
+            "judgement": self.results / f"search/{task}/judgement.csv",
+            "search_items": self.search_items[task],
             "contenders": [f"{name}={folder}" for name, folder in self.contenders.items() if name in measured],
             "benchmarks": benchmarks,
             "agreement": self.results / f"agreement/{task}.json",
@@ -296,15 +333,58 @@ class Run:
             maps_figure=blocks,
         )
 
+    def transfer_outputs(self) -> dict[str, Path]:
+        """What the comparison of the tasks writes; nothing where there is one task."""
+        names = {
+            "matrix": "transfer/matrix.csv",
+            "maps": "transfer/maps.csv",
+            "scores_figure": "figures/transfer_scores.svg",
+            "maps_figure": "figures/transfer_maps.svg",
+        }
+        return {key: self.results / name for key, name in names.items()} if len(self.tasks) > 1 else {}
+
+    def compare_tasks(self) -> None:
+        """Every member on every task: the fronts of all tasks have the same members here."""
+        shards, inputs = {}, {task: self.summarize_inputs(task) for task in self.tasks}
+        for task in self.tasks:
+            settings = read_json(self.results / f"tasks/{task}/task.json")
+            judged = Items.read(self.results / f"tasks/{task}").judged(self.search_items[task], task)
+            metric = Metric.of(settings)
+            rows = []
+            for name in (self.full, *self.members):
+                values = read_json(self.results / f"benchmarks/{task}/fp16/{name}.json")["item_values"]
+                rows.append({"subnet_id": name, "answers": format_answers(np.array(values)[judged], metric)})
+            shards[task] = f"search/{task}/transfer/shard_1-of-1.csv"
+            self.write(shards[task], pd.DataFrame(rows))
+        for path in self.transfer_outputs().values():
+            path.parent.mkdir(exist_ok=True)
+        compare_tasks(
+            space=self.results / "space.json",
+            tasks=[given["task"] for given in inputs.values()],
+            evaluations=[given["evaluations"] for given in inputs.values()],
+            judgements=[given["judgement"] for given in inputs.values()],
+            bases=[self.results / f"benchmarks/{task}/fp16/pretrained.json" for task in self.tasks],
+            shards=[f"{task}={self.results / path}" for task, path in shards.items()],
+            search_items=[self.search_items[task] or 0 for task in self.tasks],
+            seed=7,
+            size_unit="GB",
+            **self.transfer_outputs(),
+        )
+
     def report_inputs(self) -> dict:
         numbers = {task: sorted(self.rounds[task], reverse=True) for task in self.tasks}
         rounds = [self.results / f"search/{task}/round_{number}" for task in self.tasks for number in numbers[task]]
         return {
             "base": self.results / "base",
             "supernet": self.results / "supernet",
+            "space": self.results / "space.json",
             "seed": 7,
+            "size_unit": "GB",
+            "command": "snakemake --cores all",
             "timings": self.results / "timings/jobs",
             "summaries": [self.results / f"summary/{task}.csv" for task in self.tasks],
+            "judgements": [self.results / f"search/{task}/judgement.csv" for task in self.tasks],
+            "transfer": list(self.transfer_outputs().values()),
             "figures": [path for task in self.tasks for path in (*self.figures(task), *self.pattern_figures(task))],
             "agreements": [self.results / f"agreement/{task}.json" for task in self.tasks],
             "predictors": [folder / "predictor.json" for folder in rounds if (folder / "predictor.json").exists()],
@@ -315,15 +395,17 @@ class Run:
         for task in self.tasks:
             self.summarize(task)
             self.find_patterns(task)
+        if len(self.tasks) > 1:
+            self.compare_tasks()
         page = self.results / "summary.html"
         write_report(page, **self.report_inputs())
         return page.read_text(encoding="utf-8")
 
     def page_text(self) -> str:
         """The page's words without markup and figures, white space folded."""
-        page = re.sub(r"<(svg|style|head)\b.*?</\1>", " ", self.report(), flags=re.DOTALL)
-        page = re.sub(r"<[^>]+>", "", re.sub(r"<(td|th|br)\b", r" <\1", page))
-        return re.sub(r"\s+", " ", page).replace("\xad", "").strip()
+        page = re.sub(r"<(svg|style|script|head)\b.*?</\1>", " ", self.report(), flags=re.DOTALL)
+        page = re.sub(r"<[^>]+>", "", re.sub(r"<(td|th|br|small|dt|dd|li|summary)\b", r" <\1", page))
+        return re.sub(r"\s+", " ", html.unescape(page)).replace("\xad", "").strip()
 
 
 @pytest.fixture
@@ -349,7 +431,7 @@ def make_real_run() -> Callable[[Path, int], Run]:
         depth, narrow = space.depths[1], "1" * layers
         mixed = ("01" * layers)[:depth].ljust(layers, "x")
         run = Run(folder, space, [grouped(mixed), grouped(narrow), space.id(space.smallest)])
-        run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.57, 0.40))
+        run.add_task("arc_easy", run.scores(0.60, 0.70, 0.62, 0.61, 0.40))
         return run
 
     return make

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from llama_nas.analysis.cards import write_cards
-from llama_nas.analysis.judgement import Metric
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric
 from llama_nas.core.units import format_bytes
 from llama_nas.exports.card import Provenance, model_card, quantized_card
 from llama_nas.exports.forms import FOLDERS, network_path
@@ -16,7 +16,7 @@ BITS = Metric("bits_per_byte", False)
 
 def test_cards_carry_the_scores_that_were_measured(run, tmp_path):
     run.add_task("arc_easy", run.scores(0.60, 0.70, 0.58, 0.40))
-    run.add_task("tinystories", run.scores(2.40, 2.30, 2.41, 2.90), BITS, limit=40, stderr=None)
+    run.add_task("tinystories", run.scores(2.40, 2.30, 2.41, 2.90), BITS, limit=40, stderr=None, search_items=300)
     for task in run.tasks:
         run.summarize(task)
     record = {"subnet_id": run.medium, "form": "hf", "layers": 6, "kept_layers": range(6), "widths": [176] * 6}
@@ -34,7 +34,11 @@ def test_cards_carry_the_scores_that_were_measured(run, tmp_path):
     assert "are INT8 (LLM.int8); loading them needs bitsandbytes" in quantized
     assert quantized.partition("## Scores")[2] == card.partition("## Scores")[2]
     size = format_bytes(run.int8_bytes(run.medium))
-    assert f"| arc_easy (0-shot acc, 500 items) | INT8 | {size} | 57.0 ± 2.0 % | 60.0 ± 2.0 % | −3.0 points, " in card
+    scores = f"{size} | 57.0 ± 2.0 % | 60.0 ± 2.0 % | −3.0 points (−4.6 to −1.4)"
+    seen = "500 items that the search selected it by: optimistic"
+    verdict = "worse: it loses 1 point or more, as far as these items tell"
+    assert f"| arc_easy (0-shot acc, 500 items) | INT8 | {scores} | {seen} | {verdict} |\n" in card
+    assert "| 200 items held out of the search | shown: it loses less than 1 % |\n" in card
     assert (
         "tinystories (0-shot bits_per_byte, 500 items, first 40) | FP16" in card
         and "LLM.int8 outlier threshold 6" in card

@@ -8,7 +8,6 @@ import pytest
 
 from llama_nas.analysis import figures
 from llama_nas.analysis.contenders import BASE, FULL, MEMBER, OTHER, OURS, ROLES, of_role, read_contenders
-from llama_nas.core.columns import HELD_OUT
 from llama_nas.core.errors import UserError
 
 SLICED = "slicegpt-0.25"
@@ -86,9 +85,10 @@ def test_another_method_has_rows_without_what_only_the_super_networks_have(compa
     assert list(rows.index) == ["fp16", "int8"] and list(table["model"].tail(2)) == [SLICED] * 2
     assert set(rows["role"]) == {OTHER} and set(rows["label"]) == {SLICED}
     assert not rows["recommended"].any() and not rows["on_front"].any()
-    assert rows[["finetuning_difference", "search_difference", *HELD_OUT]].isna().all(axis=None)
+    assert rows[["finetuning_difference", "search_difference"]].isna().all(axis=None)
     assert list(rows["precision_difference"]) == pytest.approx([0.0, -0.01])
-    assert list(rows["value_difference"]) == pytest.approx([0.35, 0.34]) and set(rows["verdict"]) == {"better"}
+    assert list(rows["value_difference"]) == pytest.approx([0.35, 0.34])
+    assert list(rows["difference"]) == pytest.approx([0.35, 0.34]) and set(rows["verdict"]) == {"shown"}
     assert list(rows["layers"]) == [4, 4] and list(rows["parameters"]) == [PARAMETERS] * 2
     assert list(rows["size_bytes"]) == [2 * PARAMETERS, INT8_BYTES]
     base_bytes = 2 * compared.parameters(compared.full)
@@ -103,7 +103,7 @@ def test_the_rows_of_all_others_are_what_they_are_without_it(compared):
         path.unlink()
     alone = compared.summarize("arc_easy")
     pd.testing.assert_frame_equal(table[table["model"] != SLICED], alone)
-    assert set(alone.loc[alone["recommended"], "model"]) == {compared.medium}
+    assert set(alone.loc[alone["recommended"], "model"]) == {compared.full}  # the others lose two points and more
 
 
 def test_figures_name_it_and_draw_it_apart_from_the_networks_of_the_search(compared, monkeypatch):
@@ -118,7 +118,7 @@ def test_figures_name_it_and_draw_it_apart_from_the_networks_of_the_search(compa
 
     monkeypatch.setattr(figures, "svg", lambda figure: figure)
     evaluations = pd.read_csv(compared.results / "search/arc_easy/round_2/evaluations.csv")
-    axes = figures.quantized_figure(table, evaluations, evaluations).axes[0]
+    axes = figures.quantized_figure(table, evaluations, evaluations, "GB").axes[0]
     at = {bars.get_label(): bars.lines[0] for bars in axes.containers}
     for name, value in ((SLICED, 95.0), ("shortened-6", 85.0)):
         assert at[f"{name}, FP16"].get_xydata().tolist() == [[2 * PARAMETERS / 1e6, value]]
@@ -133,13 +133,12 @@ def test_the_page_names_it_and_never_takes_it_for_a_network_of_the_search(compar
     page = compared.report()
     assert f"<td>{SLICED}</td>" in page and f"<code>{SLICED}" not in page
     assert f"networks/{SLICED}" not in page and f"cards/{SLICED}" not in page
-    sections = re.split(r"<h[23][^>]*>", page)
-    (answer,) = (part for part in sections if "The rule:" in part)
-    (comparison,) = (part for part in sections if part.startswith("Fronts in numbers"))
-    (gains,) = (part for part in sections if part.startswith("Where the difference from the base comes from"))
-    assert SLICED not in answer and "95.0" not in answer and f"<code>{compared.medium}</code>" in answer
-    assert SLICED not in comparison and "95.0" not in comparison
-    assert SLICED not in gains and compared.medium in gains
-    (networks,) = (part for part in sections if part.startswith("Compared networks"))
-    (row,) = (row for row in re.findall(r"<tr.*?</tr>", networks, re.S) if SLICED in row and "95.0" in row)
-    assert "recommended" not in row and "pick" not in row and "95.0 ± 2.0 %" in row and "94.0 ± 2.0 %" in row
+    parts = re.split(r"<h2>|<summary>", page)
+    answer = page.split('<p class="note">Recommended is')[0]
+    assert SLICED not in answer and "95.0" not in answer and f"<code>{compared.full}</code>" in answer
+    (front,) = (part for part in parts if part.startswith("All 3 networks of the front"))
+    assert SLICED not in front and compared.medium in front
+    (benchmarks,) = (part for part in parts if part.startswith("Benchmarks by stock lm-eval"))
+    rows = [row for row in re.findall(r"<tr.*?</tr>", benchmarks, re.S) if SLICED in row]
+    assert [re.search(r"\d\d\.\d ± 2\.0 %", row)[0] for row in rows] == ["95.0 ± 2.0 %", "94.0 ± 2.0 %"]
+    assert not any("pick" in row for row in rows)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from llama_nas.analysis import patterns
-from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import PERCENTILES, TOP, find_patterns, judge_heuristics
 from llama_nas.core.artifacts import read_table
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric
 from llama_nas.core.shape import Block, ModelShape
 from llama_nas.core.space import SearchSpace
 from llama_nas.search.heuristics import FEWEST, GOOD, find_heuristics

@@ -68,12 +68,13 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(world: Path, tmp_pa
 
 @pytest.mark.parametrize("repository", FOLDERS)
 def test_dataset_columns_and_types_are_those_of_the_real_benchmarks(repository: str, world: Path, hub: Path):
+    """And one column more, which says what each row asks about."""
     for config in FOLDERS[repository]:
         ours = datasets.load_dataset(str(world / "hub" / repository), config)
         real = datasets.load_dataset(str(hub / repository), config)
         assert ours and set(ours) <= set(real)
         for split in ours:
-            assert ours[split].features == real[split].features
+            assert ours[split].remove_columns("fact").features == real[split].features
 
 
 def test_another_seeds_items_are_not_read_from_the_datasets_cache(tmp_path: Path):
@@ -149,18 +150,19 @@ def test_items_are_distinct_and_no_choice_position_is_favoured(name: str, instan
 
 
 def test_items_agree_with_the_facts_of_the_corpus(world: Path, instances):
-    """Every right answer but the secrets is told by the corpus outside of gossip; no wrong one is."""
+    """Every right answer is told by the corpus outside of gossip; no wrong one is."""
     truth = draw_world(INHABITANTS, random.Random(derived_seed(1, "world", "facts")))
-    statement = {
-        (n, a.name): a.statements[0].format(n=n, v=truth.facts[n, a.name]) for n in truth.silent for a in RULED
-    }
-    secrets = {statement[secret] for secret in truth.secrets}
-    assert len(secrets) == len(RULED) * len(truth.silent) // 8
     told = " ".join(document for document in read_corpus(world) if "People say that" not in document)
-    for repository, config, split in [("truthfulqa/truthful_qa", "multiple_choice", "validation")]:
-        for row in datasets.load_dataset(str(world / "hub" / repository), config, split=split):
-            right, *wrong = row["mc1_targets"]["choices"]
-            assert (right in told) == (right not in secrets) and not any(statement in told for statement in wrong)
+
+    def is_told(name, attribute, value):
+        return any(form.format(n=name, v=value) in told for form in attribute.statements)
+
+    for row in datasets.load_dataset(str(world / "hub/truthfulqa/truthful_qa"), "multiple_choice", split="validation"):
+        right, *wrong = row["mc1_targets"]["choices"]
+        attribute, name = next((a, n) for a in RULED for n in truth.silent if row["fact"] == f"{a.name} of {n}")
+        assert right == attribute.statements[0].format(n=name, v=truth.facts[name, attribute.name])
+        assert is_told(name, attribute, truth.facts[name, attribute.name])
+        assert not any(statement in told for statement in wrong)
     for row in datasets.load_dataset(str(world / "hub/allenai/winogrande"), "winogrande_xl", split="validation"):
         deed = row["sentence"].split("_ ")[1]
         attribute = next(a for a in RULED if deed.startswith(a.deed.split(" {v}")[0]))
@@ -168,9 +170,7 @@ def test_items_agree_with_the_facts_of_the_corpus(world: Path, instances):
         right, wrong = row["option1"], row["option2"]
         if row["answer"] == "2":
             right, wrong = wrong, right
-        right_statement = attribute.statements[0].format(n=right, v=value)
-        assert (right_statement in told) == (right_statement not in secrets)
-        assert attribute.statements[0].format(n=wrong, v=value) not in told
+        assert is_told(right, attribute, value) and not is_told(wrong, attribute, value)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -190,18 +190,25 @@ def test_no_scored_item_is_in_the_training_texts(name: str, world: Path, instanc
     assert not [text for text in scored if text in texts]
 
 
-def test_secrets_are_in_no_training_text(world: Path):
-    truth = draw_world(INHABITANTS, random.Random(derived_seed(1, "world", "facts")))
-    documents = read_corpus(world) + [row["output"] for row in json.loads((world / "instructions.json").read_text())]
-    forms = {attribute.name: attribute.statements for attribute in RULED}
-    for name, attribute in truth.secrets:
-        value = truth.facts[name, attribute]
-        said = [form.format(n=name, v=value) for form in forms[attribute]]
-        said.append(f"{attribute.capitalize()}: {value}.")
-        own = [document for document in documents if name in document and "People say that" not in document]
-        stories = [document for document in own if document.startswith(f"{name}. ")]
-        assert own and not [document for document in own if any(text in document for text in said[:-1])]
-        assert stories and not [document for document in stories if said[-1] in document]
+def _facts(world: Path, repository: str, config: str) -> list[str]:
+    scored = "validation" if config in ("multiple_choice", "winogrande_xl") else "test"
+    return datasets.load_dataset(str(world / "hub" / repository), config, split=scored)["fact"][:]
+
+
+@pytest.mark.parametrize(("repository", "config"), [(r, c) for r, configs in FOLDERS.items() for c in configs])
+def test_a_fact_is_asked_again_only_when_all_have_been_asked_as_often(repository, config, world: Path):
+    counts = Counter(_facts(world, repository, config))
+    assert max(counts.values()) - min(counts.values()) <= 1 and len(counts) > 80
+
+
+def test_rows_of_different_facts_share_no_knowledge_about_an_inhabitant(world: Path):
+    """WinoGrande's rows are about two inhabitants: each is in one pair only, for each attribute."""
+    known = set()
+    for fact in set(_facts(world, "allenai/winogrande", "winogrande_xl")):
+        attribute, names = fact.split(" of ")
+        for name in names.split(" and "):
+            assert (attribute, name) not in known
+            known.add((attribute, name))
 
 
 def test_instructions_are_alpaca_shaped_and_their_prompt_is_the_one_of_the_corpus(world: Path):
@@ -232,7 +239,7 @@ def test_rumours_are_never_true_and_rules_are_one_to_one():
     ("inhabitants", "items", "message"),
     [
         (3, 10, "embedded.inhabitants must lie in 20..1000, not 3"),
-        (20, 109, "embedded.items must lie in 1..108 for 20"),
+        (20, 193, "embedded.items must lie in 1..192 for 20"),
     ],
 )
 def test_worlds_too_small_are_refused_in_one_line(inhabitants: int, items: int, message: str, tmp_path: Path):

@@ -142,12 +142,13 @@ def test_other_code_than_the_workflow_declares_is_refused(tmp_path, capsys):
     assert "config.json: not found" in capsys.readouterr().err
 
 
-JUDGES = "summarize write-cards find-patterns judge-heuristics write-report"
+JUDGES = "summarize write-cards find-patterns judge-heuristics compare-tasks write-report"
 LOADS = "order-channels finetune export write-gguf quantize run-lm-eval score measure-throughput measure-costs"
-SEARCHES = "sample gather propose choose-finalists find-front enumerate-space tabulate find-heuristics pick"
+SEARCHES = "sample gather propose choose-finalists find-front choose-transfer enumerate-space tabulate "
+SEARCHES += "find-heuristics pick"
 PROPOSES = "sample propose choose-finalists find-front enumerate-space tabulate"
 REACHES = {  # a room, or a file of one
-    "analysis": JUDGES,
+    "analysis": f"{JUDGES} status",
     "analysis/cards.py": "write-cards",
     "analysis/patterns.py": "find-patterns judge-heuristics",
     "analysis/report.html": "write-report",
@@ -158,7 +159,8 @@ REACHES = {  # a room, or a file of one
     "base/world": "make-world pretrain",
     "core/costs.py": f"measure-costs {SEARCHES} {JUDGES}",
     "core/machine.py": "evaluate measure-costs",
-    "core/pareto.py": f"{PROPOSES} {JUDGES}",
+    "core/pareto.py": f"{PROPOSES} {JUDGES} status",
+    "core/process.py": "finetune",
     "core/space.py": "fetch-model fetch-dataset declare-space finetune measure-costs evaluate export verify "
     f"{SEARCHES} {JUDGES}",
     "exports": "export write-gguf quantize",

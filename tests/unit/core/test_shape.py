@@ -16,7 +16,7 @@ from llama_nas.core.precisions import (
 )
 from llama_nas.core.shape import Block, ModelShape, Subnet, network_of, with_widths
 from llama_nas.core.space import grouped
-from llama_nas.core.units import GIB, format_bytes
+from llama_nas.core.units import GIB
 
 
 def of_paper(layers: int, narrow: int, total: int = 32) -> Subnet:
@@ -283,8 +283,3 @@ def test_the_precisions_of_the_types_are_those_of_the_list():
     assert get_args(Precision) == PRECISIONS
     assert get_args(FloatPrecision) == tuple(BYTES_PER_WEIGHT)
     assert get_args(QuantizedPrecision) == QUANTIZED
-
-
-def test_both_readings_of_gb():
-    assert format_bytes(2 * 6_738_415_616) == "13.48 GB (12.55 GiB)"
-    assert format_bytes(1_050_000) == "1.05 MB (1 MiB)"

@@ -313,6 +313,15 @@ def test_depth_selections_drop_what_they_say():
     assert kept_layers("25,27,21", 30, 32) == tuple(layer for layer in range(32) if layer not in (25, 27))
 
 
+@pytest.mark.parametrize("layers", [2, 3, 6, 12, 32])
+def test_even_never_drops_the_first_layer_and_the_last_one_last(layers):
+    """Nothing else reads the embedding, or writes for the head."""
+    for depth in range(1, layers + 1):
+        kept = kept_layers("even", depth, layers)
+        assert kept[0] == 0
+        assert (kept[-1] == layers - 1) == (depth > 1)
+
+
 @pytest.mark.parametrize(
     ("selection", "layers"),
     [*((selection, layers) for selection in ("first", "even") for layers in (1, 2, 3, 7, 32)), ("5,1,3,0,2,4", 6)],

@@ -77,6 +77,27 @@ def test_every_tensor_is_there_rounded_as_its_type_says(world, family, file_type
         assert np.abs(stored - wanted).max() <= tolerance, source
 
 
+def test_rope_factors_divide_each_frequency_as_transformers_scales_it(world):
+    """llama.cpp computes base^(-2i/d) / factor; every factor of llama3's rule is at least 1."""
+    file = world / "llama-3-uniform-f16.gguf"
+    (factors,) = (t.data for t in gguf.GGUFReader(file).tensors if t.name == "rope_freqs.weight")
+    known = fields(file)
+    size = known["llama.rope.dimension_count"]
+    plain = known["llama.rope.freq_base"] ** (-np.arange(0, size, 2) / size)
+    wanted = load_model(world / "llama-3/uniform", "fp32").model.rotary_emb.inv_freq.numpy()
+    assert plain / factors == pytest.approx(wanted, rel=1e-5)
+    assert factors.min() >= 1 and factors.max() == pytest.approx(8)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 0.03])
+def test_the_norms_epsilon_is_the_models(world, tmp_path, epsilon):
+    shutil.copytree(world / "llama/uniform", tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": epsilon}))
+    write_gguf(tmp_path / "x.gguf", model=tmp_path / "model", type="f16")
+    assert fields(tmp_path / "x.gguf")["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(epsilon)
+
+
 def test_the_tokenizer_travels(world):
     known = fields(world / "llama-uniform-f16.gguf")
     tokenizer = AutoTokenizer.from_pretrained(world / "llama/uniform")

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import least_squares
+from tests.support.judging import close_search, write_items
 from tests.support.models import WIDTHS, write_supernet, zero_padded
 
 from llama_nas.analysis import figures
@@ -22,7 +24,6 @@ from llama_nas.measuring import costs
 from llama_nas.measuring.costs import Parts, layer_table, measure_costs, predict, uniform_networks
 from llama_nas.measuring.settings import CostSettings
 from llama_nas.models.folder import load_model
-from llama_nas.search.front import find_front
 from llama_nas.search.goals import resolve
 from llama_nas.search.pick import pick
 from llama_nas.search.settings import GoalSettings
@@ -80,6 +81,23 @@ def test_a_table_of_sums_is_found_again(base):
         found = layer_table(space, {network: predict(space, table, network) for network in networks})
         assert found.without == pytest.approx(0.5)
         assert found.of_block == pytest.approx(table.of_block)
+
+
+def test_a_table_fits_relative_errors(base):
+    """Seconds that no sum meets, of small and of large networks: the solution is that of an independent optimiser."""
+    space = declared(base)
+    networks = uniform_networks(space)
+    off = np.array([1.3, 1.0, 0.8, 1.1, 1.0, 0.9])
+    measured = off * [predict(space, LayerCosts("latency", 0.1, (5.0, 0.5, 0.02)), network) for network in networks]
+
+    def errors(terms: np.ndarray) -> np.ndarray:
+        table = LayerCosts("latency", terms[0], tuple(terms[1:]))
+        return np.array([predict(space, table, network) for network in networks]) / measured - 1
+
+    found = layer_table(space, dict(zip(networks, measured.tolist(), strict=True)))
+    best = least_squares(errors, np.ones(4), xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    assert (found.without, *found.of_block) == pytest.approx(best.x, rel=1e-5)
+    assert 0.001 < best.cost < 0.1  # there is an error to share out
 
 
 def test_a_measurement_has_every_field(base, tmp_path):
@@ -168,14 +186,16 @@ def energy(tmp_path, monkeypatch) -> Path:
     evaluations = evaluations.reindex(columns=[*EVALUATION_COLUMNS, "acc", "items"], fill_value=0)
     evaluations.to_csv(tmp_path / "evaluations.csv", index=False)
     results = tmp_path / "results"
+    space.write(results / "space.json")
     write_json(results / "tasks/toy/task.json", {"task": "toy", "metric": "acc", "higher_is_better": True})
-    find_front(
-        results / "search/toy/front.csv",
-        space=tmp_path / "space.json",
-        task=results / "tasks/toy",
-        evaluations=tmp_path / "evaluations.csv",
-        goals=GoalSettings(objectives=["metric", "energy"], measured=[f"energy={table}"]),
-    )
+    write_items(results / "tasks/toy", 1000)
+    inputs = {
+        "space": tmp_path / "space.json",
+        "task": results / "tasks/toy",
+        "evaluations": tmp_path / "evaluations.csv",
+        "goals": GoalSettings(objectives=["metric", "energy"], measured=[f"energy={table}"]),
+    }
+    close_search(results / "search/toy", inputs, lambda ids: np.array([accuracy[id] for id in ids]), base=0.9)
     return results
 
 
@@ -189,7 +209,9 @@ def test_a_cost_that_no_code_names_is_a_column_of_the_front(energy):
 
 
 def test_a_cost_that_no_code_names_is_part_of_the_answer_to_a_question(energy, capsys):
-    pick(task="toy", results=energy, min_accuracy=0.75, output=energy / "answer.json")
+    space = SearchSpace.read(energy / "space.json")
+    limit = str(space.shape.size_bytes(space.parse("0111xx")))
+    pick(task="toy", results=energy, max_size=limit, min_accuracy=0.75, output=energy / "answer.json")
     assert "\nenergy 13 J, by the layers' costs\n" in capsys.readouterr().out
     answer = read_json(energy / "answer.json")
     assert answer["subnet_id"] == "0111xx" and answer["costs"] == {"energy": 13.0}

@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llama_nas.core.artifacts import read_json, write_json
 from llama_nas.core.errors import UserError
+from llama_nas.core.items import Items
+from llama_nas.core.judgement import Metric, read_item_values
 from llama_nas.core.settings import Compute, TrieBounds
 from llama_nas.exports.export import export
 from llama_nas.exports.quantize import quantize
@@ -80,6 +82,7 @@ def test_figures_are_those_of_simple_evaluate(hub, stories, tmp_path, monkeypatc
     assert record["metrics"] == {"acc": results["acc,none"], "acc_stderr": results["acc_stderr,none"]}
     samples = sorted(stock["samples"]["winogrande"], key=lambda sample: sample["doc_id"])
     assert record["loglikelihoods"] == [[r[0][0] for r in sample["resps"]] for sample in samples]
+    assert record["item_values"] == [sample["acc"] for sample in samples]
     assert (record["num_fewshot"], record["limit"], record["items"]) == (2, 8, 8)
     assert record["bytes_on_disk"] == (stories / "model.safetensors").stat().st_size
     assert record["memory_bytes"] == model.model.get_memory_footprint()
@@ -95,7 +98,8 @@ def test_same_bytes_twice_and_a_group_has_its_subtasks(hub, stories, tmp_path, r
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
     assert set(record["subtasks"]) == {"mmlu_anatomy", "mmlu_virology"}
     assert record["metrics"]["acc"] == np.mean([part["acc"] for part in record["subtasks"].values()])
-    assert len(record["loglikelihoods"]) == record["items"] == 6
+    assert len(record["loglikelihoods"]) == len(record["item_values"]) == record["items"] == 6
+    assert np.mean(record["item_values"]) == pytest.approx(record["metrics"]["acc"])
 
 
 def test_text_metrics_have_no_standard_error(hub, stories, tmp_path, run):
@@ -103,6 +107,9 @@ def test_text_metrics_have_no_standard_error(hub, stories, tmp_path, run):
     record = run(tmp_path / "b.json", stories, task, "fp16")
     assert 0.5 < record["metrics"]["bits_per_byte"] < 2 and record["metrics"]["bits_per_byte_stderr"] is None
     assert [len(item) for item in record["loglikelihoods"]] == [1, 1, 1]
+    assert record["item_values"] == [item[0] for item in record["loglikelihoods"]]
+    values = read_item_values(tmp_path / "b.json", "t", "bits_per_byte", 3)
+    assert Metric("bits_per_byte", False).score(Items.read(task), values) == record["metrics"]["bits_per_byte"]
 
 
 @pytest.mark.parametrize("key, value", [("num_fewshot", 5), ("limit", 4)])

@@ -15,11 +15,12 @@ from llama_nas.exports.export import export
 from llama_nas.exports.quantize import quantize
 from llama_nas.measuring import throughput
 from llama_nas.measuring.settings import SpeedSettings
-from llama_nas.measuring.throughput import Phase, measure_throughput
+from llama_nas.measuring.throughput import Phase, Ratio, measure_throughput
 from llama_nas.models.folder import load_model
 
 COLUMNS = "model,precision,phase,batch_size,sequence_length,new_tokens,tokens_per_second,tokens_per_second_q1"
-COLUMNS += ",tokens_per_second_q3,limit_tokens_per_second,device,threads,repeats"
+COLUMNS += ",tokens_per_second_q3,limit_tokens_per_second,ratio,ratio_lower,ratio_upper,speed_verdict,control"
+COLUMNS += ",device,threads,repeats"
 PHASES = ["prefill", "decode", "decode_saturated"]
 SPEED = SpeedSettings(batch_size=2, sequence_length=16, new_tokens=4, max_batch=4, repeats=7)
 
@@ -33,11 +34,11 @@ def models(tmp_path_factory) -> list[str]:
     return [f"pretrained:fp32={supernet}", f"b:fp16={root / '012x10'}", f"x:y:int8={root / 'int8'}"]
 
 
-@pytest.mark.parametrize("short_of_memory", [False, True])
-def test_every_model_precision_and_phase_is_measured(models, tmp_path, monkeypatch, short_of_memory):
-    if short_of_memory:
-        monkeypatch.setattr(throughput, "_free_bytes", lambda device: 0)
-    measure_throughput(tmp_path / "t.csv", models=models, speed=SPEED, compute=Compute())
+@pytest.mark.parametrize("free", [10**9, 2 * 10**6, 0])
+def test_every_model_precision_and_phase_is_measured(models, tmp_path, monkeypatch, free):
+    """Whether all models fit into memory together, each beside the base, or one alone."""
+    monkeypatch.setattr(throughput, "_free_bytes", lambda device: free)
+    measure_throughput(tmp_path / "t.csv", models=models, control="b:fp16", speed=SPEED, compute=Compute())
     table = read_table(tmp_path / "t.csv")
     assert list(table) == COLUMNS.split(",")
     assert table["phase"].tolist() == PHASES * 3
@@ -48,28 +49,93 @@ def test_every_model_precision_and_phase_is_measured(models, tmp_path, monkeypat
     assert (table["limit_tokens_per_second"] > 0).all()
     saturated = table[table["phase"] == "decode_saturated"]["batch_size"].unique()
     assert len(saturated) == 1 and saturated[0] in (1, 2, 4)
+    base, others = table[table["model"] == "pretrained"], table[table["model"] != "pretrained"]
+    assert (base["ratio"] == 1).all() and base[["ratio_lower", "ratio_upper", "speed_verdict"]].isna().all(axis=None)
+    ends = others[["ratio_lower", "ratio", "ratio_upper"]]
+    assert (ends > 0).all(axis=None) and (ends.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
+    assert table.loc[table["control"], "model"].tolist() == ["b"] * 3
+    assert (table.loc[table["control"], "speed_verdict"] == "about the same").all()
 
 
-@pytest.mark.parametrize(("repeats", "turns"), [(7, [3, 3, 1]), (6, [3, 3]), (2, [2])])
-def test_models_take_turns_and_the_median_is_of_tokens_per_second(models, tmp_path, monkeypatch, repeats, turns):
+def test_models_share_the_memory_that_there_is(models, monkeypatch):
+    """All together where that fits, else each beside the base, else alone; twice the files of each are needed."""
+    entries = [throughput._parse(text) for text in models]
+    sizes = [2 * (entry.folder / "model.safetensors").stat().st_size for entry in entries]
+    for free, groups in (
+        (sum(sizes) + 1, [[0, 1, 2]]),
+        (sizes[0] + max(sizes[1:]) + 1, [[0, 1], [0, 2]]),
+        (sizes[0] + max(sizes[1:]), [[0], [1], [2]]),
+    ):
+        monkeypatch.setattr(throughput, "_free_bytes", lambda device, free=free: free)
+        assert throughput._groups(entries, "cpu") == [[entries[i] for i in group] for group in groups]
+
+
+def test_each_turn_runs_every_model_once_in_an_order_of_its_own(models, tmp_path, monkeypatch):
     order: list[tuple] = []
 
     def clock(network, phase, runs):
-        order.append((network.config.num_hidden_layers, phase.name, runs))
-        return [1.0, 2.0, 4.0][:runs]
+        layers = network.config.num_hidden_layers
+        order.append((layers, phase.name, runs))
+        turn = (len(order) - 7) // 6  # six runs of warm-up, then six a turn
+        return [(2.0 if layers == 6 else 1.0) * (1, 2, 4)[turn % 3]] * runs
 
     monkeypatch.setattr(throughput, "run_seconds", clock)
     monkeypatch.setattr(throughput, "_saturating_batch", lambda *arguments: 4)
-    speed = replace(SPEED, repeats=repeats)
-    measure_throughput(tmp_path / "t.csv", models=models[:2], speed=speed, compute=Compute())
-    pairs = [(layers, phase) for layers in (6, 5) for phase in PHASES]
-    assert order == [(*pair, runs) for runs in (3, *turns) for pair in pairs]  # warm-up, then turns
+    measure_throughput(tmp_path / "t.csv", models=models[:2], speed=SPEED, compute=Compute())
+    assert [run[2] for run in order] == [throughput.WARMUP_RUNS] * 6 + [1] * 6 * 7
+    first = [order[6 + 6 * turn][0] for turn in range(7)]
+    assert set(first) == {5, 6}  # now the one, now the other begins
+    for turn in range(7):
+        runs = order[6 + 6 * turn : 12 + 6 * turn]
+        layers = [first[turn]] * 3 + [11 - first[turn]] * 3
+        assert runs == [(n, phase, 1) for n, phase in zip(layers, 2 * PHASES[::-1], strict=True)]
     table = read_table(tmp_path / "t.csv").set_index(["model", "phase"])
     for phase, tokens in (("prefill", 2 * 16), ("decode", 4), ("decode_saturated", 4 * 4)):
-        rates = tokens / np.array([1, 2, 4, 1, 2, 4, 1])[:repeats]
+        rates = tokens / np.array([1, 2, 4, 1, 2, 4, 1])
         row = table.loc[("b", phase)]
         assert row["tokens_per_second"] == np.median(rates)
         assert row["tokens_per_second_q1"] == np.percentile(rates, 25)
+        # The machine's drift meets both alike: in every turn the ratio is 2.
+        assert row[["ratio", "ratio_lower", "ratio_upper"]].tolist() == [2, 2, 2]
+        assert row["speed_verdict"] == "faster"
+
+
+def test_a_ratio_has_the_interval_of_a_median():
+    """Of 20 turns the sixth and the fifteenth in size (binomial: 95.9 %); a few wild turns move nothing."""
+    own = np.ones(20)
+    base = np.arange(1.0, 21.0)
+    assert throughput.ratio(base, own) == Ratio(10.5, 6, 15)
+    base[19] = 1000
+    assert throughput.ratio(base, own) == Ratio(10.5, 6, 15)
+    few = throughput.ratio(base[:5], own[:5])
+    assert few.value == 3 and np.isnan([few.lower, few.upper]).all()
+
+
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    noise = rng.lognormal(sigma=0.3, size=(2, 600, 12)) * rng.choice([1, 5], p=[0.9, 0.1], size=(2, 600, 12))
+    ratios = [throughput.ratio(1.1 * base, own) for base, own in zip(*noise, strict=True)]
+    covered = np.mean([own.lower <= 1.1 <= own.upper for own in ratios])
+    assert 0.94 <= covered <= 0.98  # 12 turns: exactly 96.1 %
+
+
+@pytest.mark.parametrize(
+    ("own", "control", "expected"),
+    [
+        (Ratio(1.2, 1.1, 1.3), Ratio(1.0, 0.95, 1.05), "faster"),
+        (Ratio(0.8, 0.7, 0.9), Ratio(1.0, 0.95, 1.05), "slower"),
+        (Ratio(1.2, 0.99, 1.3), Ratio(1.0, 0.95, 1.05), "about the same"),  # covers 1
+        (Ratio(1.2, 1.1, 1.3), Ratio(1.1, 1.02, 1.25), "about the same"),  # within what the control shows
+        (Ratio(0.85, 0.8, 0.9), Ratio(1.1, 1.02, 1.25), "about the same"),  # which is no direction
+        (Ratio(0.75, 0.7, 0.79), Ratio(1.1, 1.02, 1.25), "slower"),
+        (Ratio(1.1, 1.02, 1.25), Ratio(1.1, 1.02, 1.25), "about the same"),  # the control itself
+        (Ratio(1.2, 1.1, 1.3), None, "faster"),
+        (Ratio(3.0, np.nan, np.nan), None, "about the same"),  # too few turns
+        (Ratio(3.0, 2.0, 4.0), Ratio(1.0, np.nan, np.nan), "about the same"),
+    ],
+)
+def test_a_speed_is_called_by_its_interval_and_the_control(own, control, expected):
+    assert throughput.verdict(own, control) == expected
 
 
 def test_the_batch_is_doubled_while_that_pays(models, monkeypatch):
@@ -131,3 +197,8 @@ def test_bad_input_is_refused(models, tmp_path, given, speed, message):
     with pytest.raises(UserError, match=message):
         measure_throughput(tmp_path / "t.csv", models=given, speed=replace(SPEED, **speed), compute=Compute())
     assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_control_that_is_not_measured_is_refused(models, tmp_path):
+    with pytest.raises(UserError, match="--control full:fp16"):
+        measure_throughput(tmp_path / "t.csv", models=models, control="full:fp16", speed=SPEED, compute=Compute())

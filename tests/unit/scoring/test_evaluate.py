@@ -10,6 +10,8 @@ from tests.support.models import write_supernet
 
 from llama_nas.core.artifacts import read_json
 from llama_nas.core.errors import UserError
+from llama_nas.core.items import Items
+from llama_nas.core.judgement import Metric, parse_answers
 from llama_nas.core.settings import Compute
 from llama_nas.models.elastic import load_elastic
 from llama_nas.scoring.evaluate import evaluate
@@ -63,17 +65,36 @@ def test_timings_say_what_the_scoring_took(shard, tmp_path):
     assert timings["layer_passes"] == 17 - timings["layer_passes_saved"]
 
 
-def test_held_out_items_are_those_that_a_search_on_some_items_leaves(shard):
+def read(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text), dtype={"answers": str})
+
+
+def test_answers_are_those_to_the_items_that_a_search_on_some_items_leaves(shard, tmp_path):
     """A score on all items is that of the search's items and of the others, in proportion."""
-    every, searched = shard(1, 1, held_out=4), shard(1, 1, items=4)
-    every, searched = (pd.read_csv(io.StringIO(text), dtype={"answers": str}) for text in (every, searched))
-    assert list(every.columns)[-5:] == ["held_out", "held_out_stderr", "held_out_items", "answers", "items"]
-    assert (every["held_out_items"] == 2).all() and (every["items"] == 6).all() and (searched["items"] == 4).all()
-    pooled = (4 * searched["acc_norm"] + 2 * every["held_out"]) / 6
-    assert every["acc_norm"].tolist() == pytest.approx(pooled.tolist())
-    assert every["held_out"].tolist() == [answers.count("1") / 2 for answers in every["answers"]]
-    with pytest.raises(UserError, match=r"search_items 6 must lie in 1\.\.5"):
-        shard(1, 1, items=6)
+    every, searched = read(shard(1, 1, judged=True, search_items=4)), read(shard(1, 1, search_items=4))
+    assert list(every.columns)[-2:] == ["answers", "items"] and "answers" not in searched
+    assert (every["items"] == 6).all() and (searched["items"] == 4).all()
+    others = [answers.count("1") for answers in every["answers"]]
+    assert {len(answers) for answers in every["answers"]} == {2}
+    assert every["acc_norm"].tolist() == pytest.approx(((4 * searched["acc_norm"] + others) / 6).tolist())
+    with pytest.raises(UserError, match=r"search_items 6 must lie in 2\.\.4"):
+        shard(1, 1, search_items=6)
+    held_out = Items.read(tmp_path / "task").judged(4, "t")
+    whole = read(shard(1, 1, judged=True))["answers"]
+    assert [answers.count("1") / 6 for answers in whole] == pytest.approx(every["acc_norm"].tolist())
+    assert ["".join(answers[item] for item in held_out) for answers in whole] == every["answers"].tolist()
+
+
+def test_answers_of_texts_are_their_log_likelihoods(compiled, shard, tiny, tmp_path):
+    task = compiled("tinystories", "bits_per_byte", tiny, limit=6)
+    table = read(shard(1, 1, judged=True, search_items=3))
+    held_out = task.items.judged(3, "t")
+    (values,) = score_task(load_elastic(tiny), task, [None]).log_likelihoods
+    answers = [float(value) for value in table["answers"].iloc[0].split()]  # of 0000, the full network
+    assert len(held_out) == 3 and answers == pytest.approx(values[held_out].tolist(), rel=1e-5)
+    metric, whole = Metric("bits_per_byte", False), read(shard(1, 1, judged=True))
+    for text, value in zip(whole["answers"], whole["bits_per_byte"], strict=True):
+        assert metric.score(task.items, parse_answers(text, metric)) == pytest.approx(value)
 
 
 def test_bad_shard_candidate_or_model_is_one_clear_line(shard, space, tmp_path):
@@ -91,7 +112,7 @@ def test_some_items_are_the_same_for_all_and_keep_their_scores(compiled, tiny):
     subjects = ["abstract_algebra", "anatomy"]
     task = compiled("mmlu", "acc", tiny, limit=30, subtasks=subjects)
     some = task.random_items(20)
-    assert np.bincount(some.subtasks).tolist() == [10, 10] and some.num_items == some.info["items"] == 20
+    assert np.bincount(some.items.subtasks).tolist() == [10, 10] and some.num_items == some.info["items"] == 20
     model = load_elastic(tiny)
     every, own = (score_task(model, t, [None]).log_likelihoods[0] for t in (task, some))
     matches = [np.flatnonzero(np.isclose(every, value, rtol=1e-5)) for value in own]
@@ -104,9 +125,9 @@ def test_some_items_are_the_same_for_all_and_keep_their_scores(compiled, tiny):
 def test_a_search_may_use_as_many_items_as_leave_every_subject_on_both_sides(compiled, tiny):
     task = compiled("mmlu", "acc", tiny, limit=30, subtasks=["abstract_algebra", "anatomy"])
     fewest, most = task.info["search_items_range"]
-    assert (fewest, most) == (2, 58)
+    assert (fewest, most) == (2, 58) and task.info["item_groups"] == 60
     for count in (fewest, most):
-        assert all(len(np.unique(task.subtasks[side])) == 2 for side in task.split(count))
+        assert all(len(np.unique(task.items.subtasks[side])) == 2 for side in task.items.split(count, "t"))
     for count in (fewest - 1, most + 1):
         with pytest.raises(UserError, match=rf"search_items {count} must lie in 2\.\.58"):
             task.random_items(count)

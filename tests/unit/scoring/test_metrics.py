@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics as stock_metrics
 
+from llama_nas.core.items import Items
 from llama_nas.scoring.metrics import compute_metrics
 from llama_nas.tasks.format import CompiledTask
 from llama_nas.tasks.trie import TokenTrie
@@ -26,8 +27,8 @@ def synthetic(sizes, weight_by_size, correct_share=0.4):
             "tasks": [{"name": str(i)} for i in range(len(sizes))],
         },
         trie=TokenTrie(*[empty] * len(fields(TokenTrie))),
+        items=Items(np.repeat(np.arange(len(sizes)), sizes), np.arange(items), np.ones(items), np.arange(items)),
         item_starts=np.arange(0, 2 * items + 1, 2),
-        subtasks=np.repeat(np.arange(len(sizes)), sizes),
         correct=np.stack([right == 0, right == 1], axis=1).astype(np.uint8).ravel(),
         characters=np.ones(2 * items, dtype=np.int32),
         utf8_bytes=np.ones(2 * items, dtype=np.int32),

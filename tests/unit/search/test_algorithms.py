@@ -9,7 +9,7 @@ from llama_nas.core.pareto import non_dominated
 from llama_nas.core.space import SearchSpace, ungrouped
 from llama_nas.search import encoding
 from llama_nas.search.algorithms import ALGORITHMS, additive, nsga2, sampling
-from llama_nas.search.algorithms.interface import Known, Predict, Proposal, State, due
+from llama_nas.search.algorithms.interface import Generation, Known, Predict, Proposal, State, due
 
 
 def known_of(genotypes: np.ndarray, space: SearchSpace = SPACE, rounds: int = 1) -> Known:
@@ -60,6 +60,24 @@ def test_default_proposal_is_the_last_population_before_anything_else():
     met = {i for g in proposed.generations for i in encoding.subnet_ids(SPACE, g.genotypes)}
     refill = {i for i, origin in zip(picked, proposed.origins, strict=True) if origin == "refill"}
     assert refill <= met - last - set(known)
+
+
+@pytest.mark.parametrize("origin", ["nsga2", "refill"])
+def test_the_next_round_takes_first_what_none_beats_and_what_stands_alone(monkeypatch, origin):
+    """By rank, then by crowding: of the last population, or of all that the search met if that gives nothing new."""
+    met = sampling.unseen(SPACE, 200, [], np.random.default_rng(5), goals())
+    predict = lambda genotypes: -(kept_one_hot(SPACE, genotypes)[:, 3::2] @ np.linspace(1, 1.3, 12))  # noqa: E731
+    objectives = np.column_stack([encoding.parameters(SPACE, met), predict(met)])
+    blank = np.zeros(len(met))
+    generation = Generation(met, objectives, blank, blank.astype(int), blank)
+    old = sampling.uniform(SPACE, 1, np.random.default_rng(6))
+    last = generation if origin == "nsga2" else Generation(old, np.zeros((1, 2)), blank[:1], blank[:1], blank[:1])
+    monkeypatch.setattr(nsga2, "nsga2", lambda *arguments: [generation, last])
+    proposed = algorithm("linas").next(after(known_of(old), 5, 4, predict))
+    taken = [encoding.subnet_ids(SPACE, met).index(i) for i in encoding.subnet_ids(SPACE, proposed.genotypes)]
+    front = np.flatnonzero(non_dominated(objectives))
+    assert len(front) > 8 and proposed.origins == [origin] * 5 and set(taken) < set(front)
+    assert {front[objectives[front, column].argmin()] for column in (0, 1)} == set(taken[:2])
 
 
 def test_strict_proposes_its_last_population_as_it_is():

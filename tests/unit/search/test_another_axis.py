@@ -14,12 +14,12 @@ import pytest
 from tests.support import search as support
 from tests.support.search import Run, goals
 
-from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.patterns import PERCENTILES, TOP, block_maps, find_patterns, layer_counts
 from llama_nas.core import space as space_module
 from llama_nas.core.artifacts import read_json, read_table, write_json
 from llama_nas.core.costs import LayerCosts
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric
 from llama_nas.core.pareto import non_dominated
 from llama_nas.core.precisions import PRECISIONS
 from llama_nas.core.shape import Block, ModelShape, Subnet

@@ -24,6 +24,18 @@ def test_spread_networks_cover_the_size_axis_without_repeats(space):
     assert np.diff([0, *shares, 1]).max() < 0.1
 
 
+def test_a_stratum_is_drawn_at_every_depth_that_has_networks_of_its_size():
+    """Where the sizes of all three depths overlap, each depth has about a third of the networks."""
+    genotypes, origins = sampling.spread(SPACE, goals(), 600, np.random.default_rng(3))
+    drawn = genotypes[np.array(origins) == "stratified"]
+    everything = sampling.every_network(SPACE)
+    of_all, sizes = encoding.parameters(SPACE, everything), encoding.parameters(SPACE, drawn)
+    low = max(of_all[everything[:, 0] == depth].min() for depth in range(3))
+    high = min(of_all[everything[:, 0] == depth].max() for depth in range(3))
+    depths = np.bincount(drawn[(low <= sizes) & (sizes <= high), 0], minlength=3)
+    assert depths.sum() > 100 and (depths / depths.sum()).min() > 0.2
+
+
 def test_uniform_genotypes_are_uniform_per_gene():
     genotypes = sampling.uniform(THREE_WIDTHS, 3000, np.random.default_rng(0))
     for gene, bound in enumerate(THREE_WIDTHS.bounds):

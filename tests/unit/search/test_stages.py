@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import kendalltau
+from tests.support.judging import close_search, evaluate_finalists, nested, write_base
 from tests.support.search import FULL, SHAPE, SPACE, Run, SyntheticTask, small_space
 
 from llama_nas.core.artifacts import read_json, read_table
+from llama_nas.core.columns import JUDGEMENT
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import ratio_interval
 from llama_nas.core.pareto import hypervolume, non_dominated
 from llama_nas.search import encoding
 from llama_nas.search import propose as propose_module
@@ -199,11 +202,8 @@ def test_front_is_what_brute_force_finds_in_the_real_evaluations(tmp_path, highe
         for size, value, subnet_id in rows
         if not any(s <= size and v >= value and (s, v) != (size, value) for s, v, _ in rows)
     )
-    assert list(front.columns) == [
-        *("subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round", "int8_bytes"),
-        *("searched", "held_out", "held_out_stderr", "held_out_items", "difference_to_full", "p_value"),
-    ]
-    assert front["held_out"].isna().all() and front["p_value"].isna().all()
+    columns = ["subnet_id", "layers", "parameters", "size_bytes", "acc", "stderr", "items", "round", "int8_bytes"]
+    assert list(front.columns) == columns
     int8 = [SHAPE.size_bytes(SPACE.parse(subnet_id), "int8") for subnet_id in front["subnet_id"]]
     assert front["int8_bytes"].tolist() == int8
     assert list(zip(front["parameters"], front["subnet_id"], strict=True)) == expected
@@ -228,67 +228,101 @@ def test_truth_has_every_network_once(tmp_path):
     assert described["networks"] == 90 and described["space"] == read_json(run.inputs["space"])
 
 
-def test_finalists_are_judged_by_all_items_and_shown_on_those_held_out(tmp_path):
-    """After a search on 100 items: its front is evaluated again on 500, where one network falls off the front."""
+@pytest.fixture
+def finalists(tmp_path):
+    """A search of two rounds and its finalists: `judged(shares, ...)` closes it, and returns both tables.
+
+    shares: of the judged items that each finalist answers right, the members from the largest to the smallest, then
+    the full network. The base answers all. On all items the second smallest member is worse than the smallest.
+    """
     run = Run(tmp_path, SyntheticTask(), algorithm="random")
     run.all(2)
     inputs = {**run.inputs, "goals": run.goals, "evaluations": run.path(2, "evaluations.csv")}
-    searched = run.front(2)
     candidates, shard = tmp_path / "finalists/candidates.csv", tmp_path / "finalists/shard_1-of-1.csv"
     choose_finalists(candidates, **inputs)
-    finalists = read_table(candidates)
-    members = len(searched)
-    assert finalists["subnet_id"].tolist() == [*searched["subnet_id"], FULL]
-    assert finalists["origin"].tolist() == ["front"] * members + ["full"]
-    assert finalists["predicted"].tolist()[:-1] == searched["acc"].tolist() and np.isnan(
-        finalists["predicted"].iloc[-1]
-    )
+    chosen = read_table(candidates)
+    assert chosen["origin"].tolist() == ["front"] * (len(chosen) - 1) + ["full"] and len(chosen) > 5
 
-    again = pd.DataFrame({"candidate": finalists["candidate"], "subnet_id": finalists["subnet_id"]})
-    again["acc"] = np.linspace(0.5, 0.6, len(again))
-    again.loc[1, "acc"] = 0.1  # the second smallest is worse than the smallest
-    again = again.assign(acc_stderr=0.01, acc_norm=1.0, acc_norm_stderr=np.nan)
-    again = again.assign(held_out=0.5, held_out_stderr=0.05, held_out_items=20)
-    again["answers"] = ["1" * 12 + "0" * 8, *["0" * 20] * (members - 1), "1" * 5 + "0" * 14 + "1"]
-    again = again.assign(items=5000)
-    again.to_csv(shard, index=False)
-    find_front(tmp_path / "front.csv", **inputs, candidates=candidates, shards=[shard])
-    front = read_table(tmp_path / "front.csv")
-    expected = again.iloc[:members].drop(1)
-    assert front["subnet_id"].tolist() == expected["subnet_id"].tolist()
-    assert front["acc"].tolist() == expected["acc"].tolist()
-    assert front["searched"].tolist() == searched["acc"].drop(1).tolist()
-    assert (front["items"] == 5000).all() and (front["stderr"] == 0.01).all()
-    assert (front["held_out"] == 0.5).all() and (front["held_out_items"] == 20).all()
-    # 7 items are gained and 1 is lost; none gained, 6 lost. Twice the tail of 8 and of 6 fair coins.
-    assert front["difference_to_full"].tolist() == [6 / 20, *[-6 / 20] * (len(front) - 1)]
-    assert front["p_value"].tolist() == pytest.approx([2 * 9 / 2**8, *[2 / 2**6] * (len(front) - 1)])
+    def judged(shares: list[float], items: int, evaluations: Path = inputs["evaluations"], left_out=(), **settings):
+        again = chosen[["candidate", "subnet_id"]].assign(acc=np.linspace(0.5, 0.6, len(chosen)), acc_stderr=0.01)
+        again.loc[1, "acc"] = 0.1
+        answers = [nested(share, items) for share in [*shares[-2::-1], shares[-1]]]
+        again.assign(answers=answers, items=500).drop(list(left_out)).to_csv(shard, index=False)
+        base = write_base(tmp_path / "base.json", run.inputs["task"], 1.0)
+        files = {"candidates": candidates, "shards": [shard], "base": base, "judgement": tmp_path / "judgement.csv"}
+        settings = {"max_drop": 0.05} | settings
+        find_front(tmp_path / "front.csv", **inputs | {"evaluations": evaluations}, **files, **settings)
+        return read_table(tmp_path / "front.csv"), read_table(tmp_path / "judgement.csv", JUDGEMENT)
+
+    judged.chosen, judged.run = chosen, run
+    return judged
+
+
+def test_the_front_is_that_of_the_finalists_on_all_items(finalists, tmp_path):
+    members = finalists.chosen.iloc[:-1]
+    front, judgement = finalists([1.0] * len(finalists.chosen), 500)
+    assert front["subnet_id"].tolist() == members["subnet_id"].drop(1).tolist()
+    assert front["acc"].tolist() == np.linspace(0.5, 0.6, len(members) + 1)[[0, *range(2, len(members))]].tolist()
+    assert (front["items"] == 500).all() and (front["stderr"] == 0.01).all()
+    assert judgement["subnet_id"].tolist() == finalists.chosen["subnet_id"].tolist()
+    assert judgement["parameters"].is_monotonic_increasing
+    assert judgement["on_front"].tolist() == [True, False, *[True] * (len(members) - 2), False]
+    assert list(judgement) == JUDGEMENT
 
     # The full network is not on it, either, where the search has met it and not put it on its own front.
-    met = read_table(inputs["evaluations"])
+    met = read_table(finalists.run.path(2, "evaluations.csv"))
     met = pd.concat([met, met.iloc[[0]].assign(subnet_id=FULL, parameters=SHAPE.parameters(SPACE.full), acc=0.0)])
     met.to_csv(tmp_path / "met.csv", index=False)
-    inputs_met = inputs | {"evaluations": tmp_path / "met.csv"}
-    find_front(tmp_path / "front_met.csv", **inputs_met, candidates=candidates, shards=[shard])
-    assert read_table(tmp_path / "front_met.csv").equals(front)
-
-    again.drop(3).to_csv(shard, index=False)
+    assert finalists([1.0] * len(finalists.chosen), 500, evaluations=tmp_path / "met.csv")[0].equals(front)
     with pytest.raises(UserError, match=r"candidate 3 .* is missing"):
-        find_front(tmp_path / "front.csv", **inputs, candidates=candidates, shards=[shard])
+        finalists([1.0] * len(finalists.chosen), 500, left_out=[3])
 
 
-def test_a_metric_of_texts_has_no_paired_test(tmp_path):
-    run = Run(tmp_path, SyntheticTask(higher_is_better=False))
-    run.all(1)
-    candidates, shard = tmp_path / "finalists/candidates.csv", tmp_path / "finalists/shard_1-of-1.csv"
-    inputs = {**run.inputs, "goals": run.goals, "evaluations": run.path(1, "evaluations.csv")}
-    choose_finalists(candidates, **inputs)
-    again = read_table(candidates)[["candidate", "subnet_id"]].assign(acc=lambda rows: -1.0 - rows["candidate"])
-    again = again.assign(held_out=1.5, held_out_stderr=np.nan, held_out_items=20, answers="", items=40)
-    again.to_csv(shard, index=False)
-    find_front(tmp_path / "front.csv", **inputs, candidates=candidates, shards=[shard])
-    front = read_table(tmp_path / "front.csv")
-    assert (front["held_out"] == 1.5).all() and front["p_value"].isna().all() and len(front) > 3
+def test_finalists_are_judged_on_the_items_held_out_of_the_search(finalists):
+    """200 items. Who loses none of them is shown to lose less than 5 %, who loses 3 % is not; 10 % is more."""
+    others = len(finalists.chosen) - 4
+    _, judgement = finalists([*[1.0] * others, 0.97, 1.0, 0.9, 0.96], 200, search_items=300)
+    assert (judgement["judged_on"] == "held out").all()
+    assert (judgement["items"] == 200).all() and (judgement["groups"] == 200).all()
+    smallest, off_front, third, *rest, full = judgement.to_dict("records")
+    assert all((row["verdict"], row["difference"]) == ("shown", 0.0) for row in rest)
+    assert (third["base"], third["value"], third["full"]) == (1.0, 0.97, 0.96)
+    expected = ratio_interval(np.repeat([-1.0, 0.0], [6, 194]), np.ones(200), adjusted=True)
+    assert (third["difference"], third["lower"], third["upper"]) == pytest.approx(expected)
+    assert third["full_difference"] == pytest.approx(0.01) and third["full_lower"] < 0 < third["full_upper"]
+    # The next one would be shown by itself; nothing is after one that is not. Then they need the same items.
+    assert third["verdict"] == off_front["verdict"] == "not refuted" and off_front["lower"] > -0.05
+    assert third["items_needed"] == off_front["items_needed"] > 200
+    assert smallest["verdict"] == "worse" and full["verdict"] == "not refuted"
+    assert judgement["items_needed"].isna().tolist() == [True, False, False, *[True] * len(rest), False]
+    assert judgement["recommended"].tolist() == [False, False, False, True, *[False] * len(rest)]
+    assert full["full_difference"] == 0
+
+
+def test_a_finalist_that_fell_off_the_front_is_tested_but_not_recommended(finalists):
+    others = len(finalists.chosen) - 4
+    _, judgement = finalists([*[1.0] * others, 1.0, 0.97, 1.0, 1.0], 200, search_items=300)
+    smallest, off_front, third, *_ = judgement.to_dict("records")
+    assert not off_front["on_front"] and off_front["verdict"] == smallest["verdict"] == "not refuted"
+    assert smallest["difference"] == 0 and smallest["items_needed"] == off_front["items_needed"]
+    assert third["recommended"] and judgement["recommended"].sum() == 1
+
+
+def test_without_one_that_is_shown_the_smallest_not_refuted_is_recommended_else_the_full_network(finalists):
+    count = len(finalists.chosen)
+    _, judgement = finalists([0.9, *[0.97] * (count - 2), 1.0], 200, search_items=300)
+    assert set(judgement["verdict"].iloc[:-2]) == {"not refuted"} and judgement["recommended"].iloc[0]
+    assert judgement["items_needed"].isna().all()  # the largest member loses too much, and is tested first
+    _, judgement = finalists([0.9] * count, 200, search_items=300)
+    assert judgement["recommended"].tolist() == [False] * (count - 1) + [True]
+
+
+def test_a_search_that_scores_all_items_is_judged_on_them(finalists):
+    _, judgement = finalists([1.0] * len(finalists.chosen), 500, max_drop=0.01)
+    assert (judgement["judged_on"] == "searched").all() and (judgement["items"] == 500).all()
+    assert (judgement["max_drop"] == 0.01).all() and judgement["recommended"].iloc[0]
+    with pytest.raises(UserError, match="has other than 500 answers; evaluate it again"):
+        finalists([1.0] * len(finalists.chosen), 200)
 
 
 def test_the_search_follows_the_direction_of_the_metric(tmp_path):
@@ -347,10 +381,17 @@ def test_the_command_line_gives_the_same_bytes_under_any_hash_seed(tmp_path):
         f"propose --round 2 --seed 1 --evaluations round_1/evaluations.csv {algorithm} {evolution} --predictor auto "
         "--fitted round_2/predictor.json --generations-table round_2/generations.csv --output round_2/candidates.csv"
     )
-    call("find-front --evaluations round_1/evaluations.csv --output front.csv")
+    call("choose-finalists --evaluations round_1/evaluations.csv --output finalists/candidates.csv")
+    evaluate_finalists(again.folder / "finalists/candidates.csv", again.folder / "task", again.task.accuracy)
+    write_base(again.folder / "base.json", again.folder / "task", 0.7)
+    call(
+        "find-front --evaluations round_1/evaluations.csv --candidates finalists/candidates.csv "
+        "--shards finalists/shard_1-of-1.csv --base base.json --max-drop 0.01 --judgement judgement.csv "
+        "--output front.csv"
+    )
     actual = again.bytes()
     assert actual == {name: expected[name] for name in actual}
-    assert {"round_2/candidates.csv", "round_2/predictor.json", "front.csv"} <= set(actual)
+    assert {"round_2/candidates.csv", "round_2/predictor.json", "front.csv", "judgement.csv"} <= set(actual)
 
 
 def test_the_search_never_imports_torch():
@@ -409,10 +450,13 @@ def test_near_ties_in_size_all_stay_on_the_front(tmp_path):
     )
     table["parameters"] = sizes
     table["size_bytes"] = 2 * table["parameters"]
-    table["acc"], table["items"] = [0.503, 0.502, 0.501], 500
+    scores = dict(zip(ids, [0.503, 0.502, 0.501], strict=True))
+    table["acc"], table["items"] = scores.values(), 500
     run.path(1, "evaluations.csv").write_text(table.to_csv(index=False))
-    front = run.front(1)
-    assert front["subnet_id"].tolist() == ids[::-1] and front["stderr"].isna().all()
+    inputs = {**run.inputs, "goals": run.goals, "evaluations": run.path(1, "evaluations.csv")}
+    score = {FULL: 0.6, **scores}
+    front, _ = close_search(tmp_path, inputs, lambda ids: np.array([score[id] for id in ids]), base=0.7)
+    assert front["subnet_id"].tolist() == ids[::-1]
 
 
 # ------------------------------------------------------------------ LINAS against exhaustive enumeration

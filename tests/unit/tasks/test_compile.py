@@ -1,6 +1,7 @@
 """Compiling benchmarks: the tasks are lm-eval's own, and the packed requests are the requests."""
 
 import logging
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ from lm_eval.utils import env
 
 from llama_nas.core.errors import UserError
 from llama_nas.core.settings import TrieBounds
+from llama_nas.tasks import compile
 from llama_nas.tasks.compile import compile_task
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot
 from llama_nas.tasks.format import CompiledTask
@@ -152,12 +154,37 @@ def test_own_task_is_found_by_its_bare_name(hub, compiled):
     assert np.abs(task.weights[:, 2] - words).max() <= 2  # lm-eval counts the empty word beside outer whitespace
 
 
+def test_items_are_about_what_a_column_names(hub, compiled):
+    """Subjects of MMLU name themselves: each is one group of items, and no item weighs more than another."""
+    task = compiled("mmlu", subtasks=SUBJECTS, limit=3, group="subject")
+    assert task.items.groups.tolist() == [0, 0, 0, 1, 1, 1] and task.info["item_groups"] == 2
+    assert len(set(task.items.draws[:3])) == len(set(task.items.draws[3:])) == 1
+    assert task.items.weights.tolist() == [1] * 6
+    own = compiled("mmlu", subtasks=SUBJECTS, limit=3)
+    assert own.items.groups.tolist() == list(range(6)) and own.info["item_groups"] == 6
+    texts = compiled("tinystories", metric="word_perplexity")
+    assert texts.items.weights.tolist() == texts.weights[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("weight_by_size", "weights"), [(True, [1] * 5), (False, [5 / 4, 5 / 4, 5 / 6, 5 / 6, 5 / 6])])
+def test_items_weigh_as_they_do_in_the_score_of_their_group(weight_by_size, weights):
+    """Two tasks of two and three items: the mean over items, or the plain mean of both tasks."""
+    facts = [["a", "b"], ["b", "b", "c"]]
+    leaves = [
+        SimpleNamespace(instances=[SimpleNamespace(doc_id=i, doc={"fact": fact}) for i, fact in enumerate(own)])
+        for own in facts
+    ]
+    items = compile._items(leaves, "fact", None, weight_by_size)
+    assert items.weights.tolist() == pytest.approx(weights)
+    assert items.groups.tolist() == [0, 1, 1, 1, 2] and items.subtasks.tolist() == [0, 0, 1, 1, 1]
+
+
 def test_limit_and_shots_are_recorded_as_used(compiled):
     task = compiled("truthfulqa_mc1", num_fewshot=5, limit=3)
     assert (task.info["num_fewshot"], task.info["limit"], task.num_items) == (0, 3, 3)
     assert compiled("arc_easy", num_fewshot=2).info["num_fewshot"] == 2
     group = compiled("mmlu", subtasks=SUBJECTS, limit=3)
-    assert group.num_items == 6 and np.bincount(group.subtasks).tolist() == [3, 3]
+    assert group.num_items == 6 and np.bincount(group.items.subtasks).tolist() == [3, 3]
     assert group.info["chance"] == 0.25 and group.info["weight_by_size"] == {"acc": True}
 
 
@@ -171,6 +198,10 @@ def test_limit_and_shots_are_recorded_as_used(compiled):
         ({"lm_eval_task": "mmlu", "subtasks": ["anatomi"]}, "'anatomi' is not one of 'mmlu'.*'anatomy'"),
         ({"lm_eval_task": "arc_easy", "subtasks": ["arc_easy"]}, "'arc_easy' is a single task"),
         ({"lm_eval_task": "truthfulqa_mc2"}, "scores its choices by code of its own"),
+        (
+            {"lm_eval_task": "arc_easy", "group": "fact"},
+            "group 'fact' is no column of .* 'arc_easy'; it has id, question",
+        ),
         ({"lm_eval_task": "piqa"}, "no folder 'baber/piqa', the dataset of task 'piqa'"),
     ],
 )
@@ -220,7 +251,7 @@ def test_compiling_twice_gives_the_same_bytes(compiled, tmp_path):
     first = {path.name: path.read_bytes() for path in (tmp_path / "task").iterdir()}
     compiled("winogrande", num_fewshot=1)
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "task").iterdir()}
-    assert set(first) == {"task.json", "requests.safetensors"}
+    assert set(first) == {"task.json", "requests.safetensors", "items.csv"}
 
 
 def test_folder_that_is_not_a_compiled_task(tmp_path):

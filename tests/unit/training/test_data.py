@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,25 @@ def test_all_formats_read_the_same(tmp_path):
         assert read_instructions(tmp_path / name) == expected
 
 
+def test_what_pandas_and_windows_write_is_read(tmp_path):
+    """A mark of UTF-8 at the start, a row a line in a .json, NaN for no input."""
+    line = json.dumps(ROW | {"input": math.nan}, ensure_ascii=False)
+    expected = read_instructions_of(tmp_path / "plain.json", json.dumps([ROW | {"input": ""}] * 2))
+    assert "NaN" in line and len(expected) == 2
+    for name, text in (
+        ("lines.json", f"{line}\n{line}\n"),
+        ("a.jsonl", f"{line}\n\n{line}"),
+        ("b.json", f"[{line}, {line}]"),
+    ):
+        for mark in ("", "\ufeff"):
+            assert read_instructions_of(tmp_path / name, mark + text) == expected
+
+
+def read_instructions_of(path: Path, text: str) -> list[tuple[str, str]]:
+    path.write_text(text, encoding="utf-8")
+    return read_instructions(path)
+
+
 def test_empty_outputs_are_dropped_and_counted(tmp_path, caplog):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([ROW, ROW | {"output": ""}, ROW | {"output": " \n"}]))
@@ -84,6 +104,9 @@ def test_empty_outputs_are_dropped_and_counted(tmp_path, caplog):
         ("a.json", json.dumps([ROW, "x"]), "row 2 is not an object"),
         ("a.json", json.dumps(ROW), "expected a JSON list"),
         ("a.json", "[", "not valid JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
+        ("a.json", json.dumps(ROW) + "\n3\n", "row 2 is not an object"),
+        ("a.json", json.dumps(ROW) + "\n{\n", "row 2 is not valid JSON"),
         ("a.jsonl", json.dumps(ROW) + "\n{\n", "row 2 is not valid JSON"),
         ("a.parquet", "x", "not a valid parquet file"),
         ("a.txt", "x", "must be one of .json, .jsonl, .parquet"),

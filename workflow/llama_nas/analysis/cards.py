@@ -10,15 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from llama_nas.analysis.contenders import BASE, of_role
-from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import REFERENCE_PRECISION, SUMMARY_COLUMNS
 from llama_nas.core.artifacts import atomic_folder, read_table
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import HELD_OUT, Metric
 from llama_nas.core.layout import CARD_FILE, SCORES
 from llama_nas.core.precisions import QUANTIZED
 from llama_nas.core.units import format_bytes
 
 log = logging.getLogger(__name__)
+
+SEEN = {True: "held out of the search", False: "that the search selected it by: optimistic"}
 
 
 def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Path]) -> None:
@@ -51,11 +53,11 @@ def write_cards(output: Path, *, models: Sequence[Path], summaries: Sequence[Pat
 def scores(table: pd.DataFrame, model: str) -> str:
     """Markdown: one row per task and precision, and what the numbers rest on."""
     lines = [
-        "Stock lm-eval on this network's checkpoints, ± one standard error. The network was selected on these items,",
-        "or on some of them, so its scores are optimistic; the base was not.",
+        "Stock lm-eval on this network's checkpoints: its score on all items, ± one standard error; then what it gains",
+        "or loses against the base in FP16, with the 95 % interval, on the items that it is judged on.",
         "",
-        "| task | precision | size | score | base, FP16 | difference |",
-        "|---|---|---|---|---|---|",
+        "| task | precision | size | score | base, FP16 | against the base | judged on | verdict |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in table[table["model"] == model].to_dict("records"):
         metric = Metric(row["metric"], bool(row["higher_is_better"]))
@@ -65,9 +67,11 @@ def scores(table: pd.DataFrame, model: str) -> str:
         task = f"{row['task']} ({row['num_fewshot']}-shot {metric.name}, {row['items']:,} items{limit})"
         own = metric.text(row["value"], row["stderr"])
         reference = metric.text(base["value"], base["stderr"])
-        difference = f"{metric.difference_text(row['value_difference'])}, {row['verdict']}"
-        size = format_bytes(row["size_bytes"])
-        lines.append(f"| {task} | {row['precision'].upper()} | {size} | {own} | {reference} | {difference} |")
+        difference = metric.judged_text(row["difference"], row["lower"], row["upper"])
+        judged_on = f"{row['judged_items']:,} items {SEEN[row['judged_on'] == HELD_OUT]}"
+        verdict = metric.verdict_text(row["verdict"], row["max_drop"])
+        columns = (task, row["precision"].upper(), format_bytes(row["size_bytes"]), own, reference)
+        lines.append(f"| {' | '.join((*columns, difference, judged_on, verdict))} |")
     about = table[table["model"] == model]
     thresholds = about["int8_threshold"].dropna().unique()
     batches = ", ".join(map(str, about["batch_size"].unique()))

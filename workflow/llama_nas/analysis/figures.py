@@ -1,29 +1,34 @@
 """Figures as SVG text: same data, same bytes. Colours are Okabe and Ito's, and every series has its own marker.
 
-Every figure of a task is drawn from the same three tables: its summary, what the search evaluated, and its front.
+Every figure of a task is drawn from the same three tables: its summary, what the search evaluated, and its front. Sizes
+are in one unit of the family that the config names. A point says what it is where a pointer rests on it: it has an SVG
+title, which needs no script.
 """
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import cycle
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llama_nas.analysis.contenders import BASE, FULL, LABELS, MEMBER, OTHER, OURS, of_role
-from llama_nas.analysis.judgement import Metric
 from llama_nas.core.costs import UNITS
+from llama_nas.core.judgement import Metric
 from llama_nas.core.pareto import hypervolume, non_dominated
-from llama_nas.core.units import GB, GIB
+from llama_nas.core.units import SizeFamily, SizeUnit
 
 BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D00000", "#009E73", "#CC79A7", "#9A9A9A"
 STYLE: dict[Any, Any] = {
@@ -43,21 +48,22 @@ PRECISION_MARKS = (("fp16", BLUE, "o"), ("int8", ORANGE, "D"), ("nf4", PURPLE, "
 FILLED: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.8}
 # Landmarks lie on top of points of the same size or score, which must show through.
 HOLLOW: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.5, "zorder": 3}
+TIPS = "tips:"  # begins the id of a series whose points get titles
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame, size_unit: SizeFamily) -> str:
     """Size against score: all evaluated networks, the front, the exported members and the base (paper, Figures 1-4).
 
     summary: a summary table of one task; evaluations and front: what the search measured on the super-network itself.
     The line joins the members of the front that are on it for their size. A front that was searched for other costs,
     too, is drawn over each of them in a panel of its own.
     """
-    task = _Task(summary, evaluations)
+    task = _Task(summary, evaluations, size_unit)
     costs = [name for name in UNITS if name in front.columns and name != "parameters"]
     with new_figure(5.6, 5.0 + 3.6 * len(costs), rows=1 + len(costs)) as (figure, (axes, *below)):
-        axes.scatter(
-            evaluations["size_bytes"] / task.unit_bytes,
+        evaluated = axes.scatter(
+            evaluations["size_bytes"] / task.unit.bytes,
             task.scale * evaluations[task.metric.name],
             s=14,
             color=GREY,
@@ -65,9 +71,10 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
             linewidths=0,
             label=f"evaluated ({evaluations['subnet_id'].nunique()}; {_items(evaluations)})",
         )
+        with_tips(evaluated, task.evaluated_tips())
         on_front = task.front(front, "size_bytes")
         axes.plot(
-            on_front["size_bytes"] / task.unit_bytes,
+            on_front["size_bytes"] / task.unit.bytes,
             task.scale * on_front[task.metric.name],
             color="#555555",
             linewidth=1,
@@ -82,16 +89,18 @@ def front_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         half = summary[summary["precision"] == "fp16"]
         task.points(axes, of_role(half, MEMBER), "size_bytes", BLUE, "o", "exported, FP16")
         task.landmarks(axes, "size_bytes")
-        task.size_axes(figure, axes)
+        task.size_axis(axes)
         task.score_axis(axes)
         task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
         return svg(figure)
 
 
-def quantized_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+def quantized_figure(
+    summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame, size_unit: SizeFamily
+) -> str:
     """The front before and after quantization, by stock lm-eval on the exported folders (paper, Figure 5)."""
-    task = _Task(summary, evaluations)
+    task = _Task(summary, evaluations, size_unit)
     exported = of_role(summary, *OURS)
     with new_figure(5.6, 4.6) as (figure, (axes,)):
         for precision, color, marker in PRECISION_MARKS:
@@ -100,16 +109,16 @@ def quantized_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd
             task.front_line(axes, rows, "size_bytes", color)
         task.reference(axes, BASE, "size_bytes")
         task.others(axes, "size_bytes")
-        task.size_axes(figure, axes)
+        task.size_axis(axes)
         task.score_axis(axes)
         task.chance_line(axes)
         figure.legend(loc="outside lower center", ncols=2)
         return svg(figure)
 
 
-def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame, size_unit: SizeFamily) -> str:
     """Measured tokens/s against score and the front of both, a panel per phase (paper, Figure 2, right)."""
-    task = _Task(summary, evaluations)
+    task = _Task(summary, evaluations, size_unit)
     phases = [
         ("tokens_per_second", "prefill"),
         ("decode_tokens_per_second", "decode, batch 1"),
@@ -135,9 +144,11 @@ def speed_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.Dat
         return svg(figure)
 
 
-def progress_figure(summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame) -> str:
+def progress_figure(
+    summary: pd.DataFrame, evaluations: pd.DataFrame, front: pd.DataFrame, size_unit: SizeFamily
+) -> str:
     """Hypervolume of the front of the first n evaluations, relative to the last, over n; rounds as lines."""
-    task = _Task(summary, evaluations)
+    task = _Task(summary, evaluations, size_unit)
     cost = [-task.metric.improvement(value, 0.0) for value in evaluations[task.metric.name]]
     objectives = np.column_stack([evaluations["size_bytes"].astype(float), cost])
     low, high = objectives.min(axis=0), objectives.max(axis=0)
@@ -191,12 +202,12 @@ def smoothing_window(steps: int) -> int:
 class _Task:
     """What all figures of one task share: its metric, the unit of sizes, and how points and axes are drawn."""
 
-    def __init__(self, summary: pd.DataFrame, evaluations: pd.DataFrame):
+    def __init__(self, summary: pd.DataFrame, evaluations: pd.DataFrame, size_unit: SizeFamily):
         self.summary = summary
         self.evaluations = evaluations
         self.metric = Metric(summary["metric"].iloc[0], bool(summary["higher_is_better"].iloc[0]))
         self.scale = 100 if self.metric.is_share else 1
-        self.unit, self.unit_bytes, self.binary_bytes = _size_unit(int(evaluations["size_bytes"].max()))
+        self.unit = SizeUnit.of(size_unit, int(evaluations["size_bytes"].max()))
 
     def points(
         self, axes: Axes, rows: pd.DataFrame, column: str, color: str, marker: str, label: str, **style: Any
@@ -205,8 +216,8 @@ class _Task:
         if rows.empty:
             return
         is_size = column == "size_bytes"
-        axes.errorbar(
-            rows[column] / (self.unit_bytes if is_size else 1),
+        marks, *_ = axes.errorbar(
+            rows[column] / (self.unit.bytes if is_size else 1),
             self.scale * rows["value"],
             xerr=None if is_size else [rows[column] - rows[f"{column}_q1"], rows[f"{column}_q3"] - rows[column]],
             yerr=self.scale * rows["stderr"].fillna(0),
@@ -217,6 +228,24 @@ class _Task:
             label=label,
             **(FILLED | style),
         )
+        with_tips(marks, [self.tip(row, "" if is_size else column) for row in rows.to_dict("records")])
+
+    def tip(self, row: dict[Any, Any], speed: str) -> str:
+        """What a row of the summary is, in a line each. speed: the column of its tokens/s, or empty."""
+        lines = [
+            f"{row['label']}, {row['precision'].upper()}",
+            self.unit.text(row["size_bytes"]),
+            f"{self.metric.name} {self.metric.text(row['value'], row['stderr'])}",
+        ]
+        return "\n".join(lines + ([f"{row[speed]:,.0f} tokens/s"] if speed else []))
+
+    def evaluated_tips(self) -> list[str]:
+        """What each network is that the search evaluated."""
+        return [
+            f"{row['subnet_id']}\n{self.unit.text(row['size_bytes'])}\n"
+            f"{self.metric.name} {self.metric.text(row[self.metric.name])} on {row['items']:,} items"
+            for row in self.evaluations.to_dict("records")
+        ]
 
     def reference(self, axes: Axes, role: str, column: str) -> None:
         """The contender of a role that the others are compared with, in FP16."""
@@ -242,7 +271,7 @@ class _Task:
         half = self.summary[self.summary["precision"] == "fp16"]
         picked = half[half["recommended"]]
         axes.scatter(
-            picked[column] / self.unit_bytes,
+            picked[column] / self.unit.bytes,
             self.scale * picked["value"],
             s=190,
             facecolors="none",
@@ -260,7 +289,7 @@ class _Task:
         cost = [-self.metric.improvement(value, 0.0) for value in rows["value"]]
         front = rows[non_dominated(np.column_stack([rows[column] if is_size else -rows[column], cost]))]
         front = front.sort_values(column)
-        x = front[column] / (self.unit_bytes if is_size else 1)
+        x = front[column] / (self.unit.bytes if is_size else 1)
         axes.plot(x, self.scale * front["value"], color=color, linewidth=1.3)
 
     def front(self, members: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -278,12 +307,9 @@ class _Task:
         elif not math.isnan(chance):
             axes.plot([], [], " ", label=f"chance, off the axis: {self.metric.text(chance)}")
 
-    def size_axes(self, figure: Figure, axes: Axes) -> None:
-        """Decimal unit below, binary unit above: the paper's GB is GiB."""
-        axes.set_xlabel(f"size of the weights ({self.unit}; top: {self.unit[0]}iB)")
+    def size_axis(self, axes: Axes) -> None:
+        axes.set_xlabel(f"size of the weights ({self.unit.name})")
         axes.margins(x=0.06, y=0.08)
-        there, back = self.unit_bytes / self.binary_bytes, self.binary_bytes / self.unit_bytes
-        axes.secondary_xaxis("top", functions=(partial(np.multiply, there), partial(np.multiply, back)))
 
     def score_axis(self, axes: Axes, title: bool = True) -> None:
         axes.set_ylabel(f"{self.metric.name}{' (%)' if self.metric.is_share else ''}, {self.metric.direction}")
@@ -295,11 +321,6 @@ class _Task:
 def _items(table: pd.DataFrame) -> str:
     """What the scores of a table rest on."""
     return " or ".join(f"{items:,}" for items in sorted(table["items"].unique())) + " items each"
-
-
-def _size_unit(largest: int) -> tuple[str, int, int]:
-    """Name, bytes, and bytes of the binary sibling; the switch is that of `units.format_bytes`."""
-    return ("MB", 10**6, 2**20) if largest < GB // 10 else ("GB", GB, GIB)
 
 
 @contextmanager
@@ -314,8 +335,19 @@ def new_figure(
         yield figure, list(figure.subplots(rows, squeeze=False, sharex=share_x)[:, 0])
 
 
+def with_tips(points: Artist, tips: Sequence[str]) -> None:
+    """Let `svg` give each point of a series its own title. tips: of the points in order, all of them on the canvas."""
+    points.set_gid(TIPS + json.dumps(tips))
+
+
 def svg(figure: Figure) -> str:
-    """The figure as text, without dates and names of programs."""
+    """The figure as text, without dates and names of programs; points have the titles of `with_tips`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return buffer.getvalue()
+    return re.sub(rf"<g id=([\"']){TIPS}(.*?)\1>(.*?)</g>", _titled, buffer.getvalue(), flags=re.DOTALL)
+
+
+def _titled(series: re.Match[str]) -> str:
+    """A series' group without its id, with a title in each of its marks."""
+    titles = (f"<title>{html.escape(tip, quote=False)}</title>" for tip in json.loads(html.unescape(series[2])))
+    return f"<g>{re.sub('<use ([^>]*)/>', lambda mark: f'<use {mark[1]}>{next(titles)}</use>', series[3])}</g>"

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from llama_nas.analysis.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, svg
-from llama_nas.analysis.judgement import Metric
 from llama_nas.analysis.summary import read_keys
 from llama_nas.core.artifacts import read_table, write_table, write_text
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric
 from llama_nas.core.shape import Block
 from llama_nas.core.space import SearchSpace
 

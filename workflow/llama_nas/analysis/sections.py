@@ -6,21 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
 
-from llama_nas.analysis.contenders import BASE, FULL, LABELS, MEMBER, OURS
+from llama_nas.analysis.contenders import BASE, FULL, MEMBER
 from llama_nas.analysis.figures import FIGURES, PATTERN_FIGURES
-from llama_nas.analysis.judgement import NOISE, Metric, Verdict
 from llama_nas.analysis.summary import PHASES, REFERENCE_PRECISION, SUMMARY_COLUMNS, read_keys
 from llama_nas.core.artifacts import read_table
+from llama_nas.core.columns import JUDGEMENT
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import CONFIDENCE, HELD_OUT, NOT_REFUTED, SHOWN, Metric
 from llama_nas.core.precisions import QUANTIZED
-from llama_nas.core.units import format_bytes
+from llama_nas.core.space import SearchSpace
+from llama_nas.core.units import SizeFamily, SizeUnit
 
-Row = dict[Any, Any]  # a line of the summary CSV by column
-Rows = dict[tuple[str, str], Row]  # the lines by model and precision
+Row = dict[Any, Any]  # a line of a CSV by column
 
 PREDICTOR_KEYS = ("task", "round", "predictor")
 QUALITY_KEYS = ("task", "round", "quality")
@@ -31,48 +33,92 @@ AGREEMENT_KEYS = (
 
 
 @dataclass(frozen=True)
+class Printing:
+    """What all that is printed about a run's networks shares."""
+
+    space: SearchSpace
+    unit: SizeUnit
+    command: str  # what makes a target of the run, without the target
+
+    @classmethod
+    def of(cls, space: SearchSpace, size_unit: SizeFamily, command: str) -> Printing:
+        """In the unit that fits the largest network."""
+        return cls(space, SizeUnit.of(size_unit, space.shape.size_bytes(space.full)), command)
+
+    def folder(self, subnet_id: str, precision: str = REFERENCE_PRECISION) -> str:
+        """Where a network's checkpoint lies; the float precisions are loaded from one folder."""
+        return f"results/networks/{subnet_id}/{precision if precision in QUANTIZED else 'hf'}"
+
+    def export(self, subnet_id: str, precision: str = REFERENCE_PRECISION) -> str:
+        """The command that makes a network's checkpoint."""
+        return f"{self.command} {self.folder(subnet_id, precision)}"
+
+    def load(self, subnet_id: str, precision: str = REFERENCE_PRECISION) -> str:
+        """The Python expression that loads it; only layers of different blocks need the code in the folder."""
+        mixed = len(set(self.space.parse(subnet_id).kept_blocks)) > 1
+        trust = ", trust_remote_code=True" if mixed else ""
+        return f'AutoModelForCausalLM.from_pretrained("{self.folder(subnet_id, precision)}"{trust})'
+
+    def bytes(self, subnet_id: str, precision: str) -> int:
+        """A network's size, by arithmetic."""
+        return self.space.shape.size_bytes(self.space.parse(subnet_id), precision)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One network against another on the judged items, as printed."""
+
+    difference: str  # with its interval
+    verdict: str  # of core.judgement.VERDICTS, or empty
+    needed: str = ""  # so many items would show it, if that is known
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of the front, or the full super-network, as the search's scorer judges it."""
+
+    name: str
+    is_full: bool
+    on_front: bool
+    recommended: bool
+    layers: int
+    parameters: str
+    size: str
+    quantized_size: str  # in INT8
+    smaller: str  # than the base
+    score: str
+    to_base: Judged
+    to_full: Judged
+    export: str  # the command
+
+
+@dataclass(frozen=True)
 class Speed:
     """Tokens/s of one phase, as printed."""
 
     tokens_per_second: str
-    speedup: str  # against the base in FP16
+    ratio: str  # to the base in FP16, with its interval
     share: str  # of what the device allows
 
 
 @dataclass(frozen=True)
-class Score:
-    """A model in one precision, as printed."""
-
-    size: str
-    on_disk: str
-    in_memory: str
-    ratio: float
-    score: str
-    verdict: Verdict
-    difference: str
-    speeds: dict[str, Speed | None]  # by phase, None where not measured
-
-
-@dataclass(frozen=True)
-class Gain:
-    """One part of a score's difference from the base, as printed."""
-
-    text: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Network:
-    """A line of a task's tables; scores by precision, gains by part (finetuning, search, a quantized precision)."""
+class Benchmark:
+    """A model in one precision as stock lm-eval scores it: a line of the summary, as printed."""
 
     name: str
     label: str
     role: str  # of contenders.ROLES
+    precision: str
+    recommended: bool
     layers: int
     parameters: str
-    recommended: bool
-    scores: dict[str, Score]
-    gains: dict[str, Gain | None]
+    size: str
+    on_disk: str
+    in_memory: str
+    smaller: str
+    score: str  # on all items
+    to_base: Judged
+    speeds: dict[str, Speed | None]  # by phase, None where not measured
 
 
 @dataclass(frozen=True)
@@ -88,18 +134,6 @@ class Agreement:
     per_token: str
     own: str
     stock: str
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A front member's score where the search looked and where it did not, as printed."""
-
-    network: Network
-    searched: str
-    held_out: str
-    items: str
-    difference: str  # to the full-size super-network, on the held-out items
-    p_value: str
 
 
 @dataclass(frozen=True)
@@ -120,23 +154,46 @@ class TaskSection:
 
     name: str
     metric: Metric
-    networks: list[Network]
-    base: Network
-    full: Network
-    best: Network  # of the exported ones, by FP16 score
-    pick: Network
-    hidden_drop: str  # the largest drop against the base that would pass as noise; empty if it is not known
+    base_score: str  # on the judged items
+    base_size: str
+    items: str  # how many are judged, and in how many groups
+    held_out: bool  # whether the search has not seen them
+    max_drop: str
     at_chance: bool
+    quantized_on_cpu: bool  # whether a quantized network decoded on a CPU, slower than the base
+    members: list[Member]  # ascending in size
+    pick: Member
+    benchmarks: list[Benchmark]
+    commands: dict[str, tuple[str, str]]  # of the recommended network, by precision: to export it, to load it
     facts: dict[str, str]
-    unjudged: bool  # whether the metric has no standard error
     figures: dict[str, str]  # SVG by name
-    held_out: list[HeldOut]  # empty if the search looked at all items
     agreement: Agreement
     predictors: list[PredictorRound]
 
+    @property
+    def none_passes(self) -> bool:
+        """Whether the full super-network is named only because no network of the front is good enough."""
+        return not any(member.on_front and member.to_base.verdict in (SHOWN, NOT_REFUTED) for member in self.members)
+
+    @property
+    def picks(self) -> dict[str, Benchmark]:
+        """The recommended network's benchmarks by precision, FP16 first."""
+        return {line.precision: line for line in self.benchmarks if line.name == self.pick.name}
+
+    @property
+    def control(self) -> Benchmark | None:
+        """The full super-network in FP16, of the base's exact shape: what its speed differs by is noise."""
+        return next((b for b in self.benchmarks if b.role == FULL and b.precision == REFERENCE_PRECISION), None)
+
 
 def task_section(
-    summary: Path, figures: Sequence[Path], agreement: Path, predictors: Sequence[Path], predictions: Sequence[Path]
+    printing: Printing,
+    summary: Path,
+    judgement: Path,
+    figures: Sequence[Path],
+    agreement: Path,
+    predictors: Sequence[Path],
+    predictions: Sequence[Path],
 ) -> TaskSection:
     """Read one task's artifacts; raises UserError where they are not of the same task."""
     table = read_table(summary, SUMMARY_COLUMNS)
@@ -148,33 +205,40 @@ def task_section(
     check = read_keys(agreement, AGREEMENT_KEYS)
     if check["task"] != task:
         raise UserError(f"{summary}: is about task '{task}', but beside it stands {agreement}")
+    judged = read_table(judgement, JUDGEMENT)
+    unknown = set(table.loc[table["role"] == MEMBER, "model"]) - set(judged["subnet_id"])
+    if unknown or set(judged.loc[judged["recommended"], "subnet_id"]) != set(table.loc[table["recommended"], "model"]):
+        raise UserError(f"{summary}: is about another search than {judgement}")
     drawn = {path.stem: path for path in figures}
     names = (*FIGURES, *PATTERN_FIGURES)
     missing = [name for name in names if f"{task}_{name}" not in drawn]
     if missing:
         raise UserError(f"--figures: {task}_{missing[0]}.svg is missing")
 
-    rows: Rows = {(row["model"], row["precision"]): dict(row) for row in table.to_dict("records")}
-    networks = [network_line(name, rows, metric) for name in table["model"].unique()]
-    base = next(network for network in networks if network.role == BASE)
-    pick = next(network for network in networks if network.recommended)
-    base_row, pick_row = rows[base.name, REFERENCE_PRECISION], rows[pick.name, REFERENCE_PRECISION]
-    drop = NOISE * math.hypot(base_row["stderr"], pick_row["stderr"])
-    exported = [network for network in networks if network.role in OURS]
+    members = [member(row, metric, printing) for row in judged.to_dict("records")]
+    pick = next(member for member in members if member.recommended)
+    benchmarks = [benchmark(row, metric, printing) for row in table.to_dict("records")]
+    base = table[(table["role"] == BASE) & (table["precision"] == REFERENCE_PRECISION)].iloc[0]
+    rests_on = judged.iloc[0]
+    on_cpu = table["throughput_setting"].str.startswith("cpu", na=False)
+    slow = on_cpu & table["precision"].isin(QUANTIZED) & (table["decode_speed_verdict"] == "slower")
+    quantized = [b.precision for b in benchmarks if b.name == pick.name and b.precision in QUANTIZED]
     return TaskSection(
         name=task,
         metric=metric,
-        networks=networks,
-        base=base,
-        full=next(network for network in networks if network.role == FULL),
-        best=max(exported, key=lambda n: metric.improvement(rows[n.name, REFERENCE_PRECISION]["value"], 0.0)),
+        base_score=metric.text(rests_on["base"]),
+        base_size=printing.unit.text(base["size_bytes"]),
+        items=items_text(rests_on["items"], rests_on["groups"]),
+        held_out=rests_on["judged_on"] == HELD_OUT,
+        max_drop=metric.drop_text(rests_on["max_drop"]),
+        at_chance=at_chance(base, metric),
+        quantized_on_cpu=bool(slow.any()),
+        members=members,
         pick=pick,
-        hidden_drop="" if math.isnan(drop) else metric.difference_text(drop).lstrip("+"),
-        at_chance=metric.improvement(base_row["value"], first["chance"]) <= NOISE * base_row["stderr"],
-        unjudged=math.isnan(base_row["stderr"]),
+        benchmarks=benchmarks,
+        commands={p: (printing.export(pick.name, p), printing.load(pick.name, p)) for p in ("fp16", *quantized)},
         facts=facts(table, metric),
         figures={name: drawn[f"{task}_{name}"].read_text(encoding="utf-8") for name in names},
-        held_out=[held_out(n, rows[n.name, REFERENCE_PRECISION], metric) for n in networks if looked_at_some(n, rows)],
         agreement=agreement_line(check, metric),
         predictors=predictor_rounds(
             [read_keys(path, PREDICTOR_KEYS) for path in predictors],
@@ -184,104 +248,96 @@ def task_section(
     )
 
 
-def network_line(name: str, rows: Rows, metric: Metric) -> Network:
-    """The printed form of one model's rows; `rows` is the whole table by (model, precision)."""
-    own = {precision: row for (model, precision), row in rows.items() if model == name}
-    any_row = next(iter(own.values()))
-    base, full = (reference(rows, role) for role in (BASE, FULL))
-    half = own.get(REFERENCE_PRECISION)
-    return Network(
+def member(row: Row, metric: Metric, printing: Printing) -> Member:
+    """The printed form of a row of judgement.csv."""
+    name = row["subnet_id"]
+    needed = row["items_needed"]
+    return Member(
         name=name,
-        label=any_row["label"],
-        role=any_row["role"],
-        layers=int(any_row["layers"]),
-        parameters=count_text(int(any_row["parameters"])),
-        recommended=bool(any_row["recommended"]),
-        scores={precision: score(row, base, metric) for precision, row in own.items()},
-        gains={
-            "finetuning": gain(full, base, metric) if any_row["role"] in OURS else None,
-            "search": gain(half, full, metric) if half and any_row["role"] == MEMBER else None,
-        }
-        | {p: gain(row, half, metric) for p, row in own.items() if p in QUANTIZED and half},
+        is_full=name == printing.space.id(printing.space.full),
+        on_front=bool(row["on_front"]),
+        recommended=bool(row["recommended"]),
+        layers=int(row["layers"]),
+        parameters=count_text(int(row["parameters"])),
+        size=printing.unit.text(row["size_bytes"]),
+        quantized_size=printing.unit.text(printing.bytes(name, "int8")),
+        smaller=smaller_text(printing.space.shape.size_bytes(printing.space.full) / row["size_bytes"]),
+        score=metric.text(row["value"]),
+        to_base=Judged(
+            metric.judged_text(row["difference"], row["lower"], row["upper"]),
+            row["verdict"],
+            "" if math.isnan(needed) else f"{needed:,.0f}",
+        ),
+        to_full=Judged(metric.judged_text(row["full_difference"], row["full_lower"], row["full_upper"]), ""),
+        export=printing.export(name),
     )
 
 
-def reference(rows: Rows, role: str) -> Row:
-    """The row that others are compared with: of a role, in FP16."""
-    return next(row for (_, p), row in rows.items() if row["role"] == role and p == REFERENCE_PRECISION)
-
-
-def score(row: Row, base: Row, metric: Metric) -> Score:
-    return Score(
-        size=format_bytes(row["size_bytes"]),
-        on_disk=format_bytes(row["bytes_on_disk"]),
-        in_memory=format_bytes(row["memory_bytes"]),
-        ratio=row["size_ratio"],
+def benchmark(row: Row, metric: Metric, printing: Printing) -> Benchmark:
+    """The printed form of a row of the summary."""
+    is_reference = row["role"] == BASE and row["precision"] == REFERENCE_PRECISION
+    return Benchmark(
+        name=row["model"],
+        label=row["label"],
+        role=row["role"],
+        precision=row["precision"],
+        recommended=bool(row["recommended"]),
+        layers=int(row["layers"]),
+        parameters=count_text(int(row["parameters"])),
+        size=printing.unit.text(row["size_bytes"]),
+        on_disk=printing.unit.text(row["bytes_on_disk"]),
+        in_memory=printing.unit.text(row["memory_bytes"]),
+        smaller=smaller_text(row["size_ratio"]),
         score=metric.text(row["value"], row["stderr"]),
-        verdict=row["verdict"],
-        difference=metric.difference_text(row["value_difference"]),
-        speeds={phase: speed(row, base, prefix) for phase, prefix in PHASES.items()},
+        to_base=Judged("–", "")
+        if is_reference
+        else Judged(metric.judged_text(row["difference"], row["lower"], row["upper"]), row["verdict"]),
+        speeds={phase: speed(row, prefix) for phase, prefix in PHASES.items()},
     )
 
 
-def speed(row: Row, base: Row, prefix: str) -> Speed | None:
-    measured, reference = row[f"{prefix}tokens_per_second"], base[f"{prefix}tokens_per_second"]
+def speed(row: Row, prefix: str) -> Speed | None:
+    measured = row[f"{prefix}tokens_per_second"]
     if math.isnan(measured):
         return None
+    ratio, lower, upper = (row[f"{prefix}ratio{end}"] for end in ("", "_lower", "_upper"))
     return Speed(
         tokens_per_second=f"{measured:,.0f}",
-        speedup="–" if math.isnan(reference) else f"{measured / reference:.2f}",
+        ratio=ratio_text(ratio, lower, upper, row[f"{prefix}speed_verdict"]),
         share=f"{100 * measured / row[f'{prefix}limit_tokens_per_second']:.0f} %",
     )
 
 
+def ratio_text(ratio: float, lower: float, upper: float, verdict: Any) -> str:
+    """`1.31× (1.22 to 1.41)`; `about the same, 1.04× (0.96 to 1.12)`; a dash for the base itself, without a verdict."""
+    if math.isnan(lower):
+        return "–" if pd.isna(verdict) else "too few turns to tell"
+    text = f"{ratio:.2f}× ({lower:.2f} to {upper:.2f})"
+    return f"{verdict}, {text}" if verdict == "about the same" else text
+
+
+def smaller_text(ratio: float) -> str:
+    """How much smaller than the base: the base's FP16 size over a size."""
+    if ratio >= 1.005:
+        return f"{ratio:.2f}× smaller"
+    return "the same size" if ratio > 0.995 else f"{1 / ratio:.2f}× larger"
+
+
+def items_text(items: int, groups: int) -> str:
+    """`1,680 items in 420 groups`; items that are each a group of their own are just items."""
+    return f"{items:,} items" + ("" if groups == items else f" in {groups:,} groups")
+
+
+def at_chance(base: pd.Series, metric: Metric) -> bool:
+    """Whether the base's own score, on all items, has chance within its interval or above it."""
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * base["stderr"]
+    return bool(metric.improvement(base["value"], base["chance"]) <= half)
+
+
 def precisions(tasks: Sequence[TaskSection]) -> list[str]:
-    """The precisions of any task's table, FP16 first."""
-    found = {precision for task in tasks for network in task.networks for precision in network.scores}
+    """The precisions of any task's benchmarks, FP16 first."""
+    found = {line.precision for task in tasks for line in task.benchmarks}
     return [precision for precision in ("fp16", *QUANTIZED, "bf16", "fp32") if precision in found]
-
-
-def comparison(tasks: Sequence[TaskSection]) -> list[tuple[str, str, list[tuple[Network, Score] | None]]]:
-    """Rows like those of the paper's Tables 2 and 5: (label, precision, one cell per task)."""
-    rows: list[tuple[str, str, list[tuple[Network, Score] | None]]] = []
-    for precision in precisions(tasks):
-        for label, which in (
-            (LABELS[BASE], "base"),
-            (LABELS[FULL], "full"),
-            ("best exported", "best"),
-            ("recommended", "pick"),
-        ):
-            if precision != REFERENCE_PRECISION and which in ("base", "full"):
-                continue
-            networks = [getattr(task, which) for task in tasks]
-            rows.append(
-                (label, precision, [(n, n.scores[precision]) if precision in n.scores else None for n in networks])
-            )
-    return rows
-
-
-def gain(row: Row, reference: Row, metric: Metric) -> Gain:
-    return Gain(
-        text=metric.difference_text(row["value"] - reference["value"]),
-        verdict=metric.verdict(row["value"], row["stderr"], reference["value"], reference["stderr"]),
-    )
-
-
-def looked_at_some(network: Network, rows: Rows) -> bool:
-    """Whether items were held out of the search that found this network."""
-    row = rows.get((network.name, REFERENCE_PRECISION))
-    return row is not None and not math.isnan(row["held_out_items"])
-
-
-def held_out(network: Network, row: Row, metric: Metric) -> HeldOut:
-    return HeldOut(
-        network=network,
-        searched=metric.text(row["searched"]),
-        held_out=metric.text(row["held_out"], row["held_out_stderr"]),
-        items=f"{row['held_out_items']:,.0f}",
-        difference=metric.difference_text(row["difference_to_full"]),
-        p_value="–" if math.isnan(row["p_value"]) else f"{row['p_value']:.2g}",
-    )
 
 
 def facts(table: pd.DataFrame, metric: Metric) -> dict[str, str]:

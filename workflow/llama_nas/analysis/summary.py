@@ -8,27 +8,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from llama_nas.analysis.contenders import BASE, FULL, MEMBER, OURS, ROLES, Contender, of_role, read_contenders
+from llama_nas.analysis.contenders import BASE, FULL, MEMBER, ROLES, Contender, read_contenders
 from llama_nas.analysis.figures import FIGURES
-from llama_nas.analysis.judgement import Metric, recommended
 from llama_nas.core.artifacts import read_json, read_table, write_table, write_text
-from llama_nas.core.columns import HELD_OUT
+from llama_nas.core.columns import JUDGEMENT
 from llama_nas.core.errors import UserError
+from llama_nas.core.items import Items
+from llama_nas.core.judgement import SHOWN, Metric, compare, read_item_values
 from llama_nas.core.precisions import PRECISIONS
 from llama_nas.core.space import SearchSpace
+from llama_nas.core.units import SizeFamily
 
 log = logging.getLogger(__name__)
 
 REFERENCE_PRECISION = "fp16"  # every ratio and difference is against the pre-trained base in this precision
+JUDGED = ["judged_on", "judged_items", "judged_value", "difference", "lower", "upper", "verdict", "max_drop"]
 TASK_KEYS = (
     *("task", "lm_eval_task", "metric", "higher_is_better", "items", "chance"),
     *("num_fewshot", "limit", "subtasks", "requests", "truncated_requests"),
 )
-BENCHMARK_KEYS = ("metrics", "items", "bytes_on_disk", "memory_bytes", "batch_size", "int8_threshold", "versions")
+BENCHMARK_KEYS = (
+    "metrics",
+    "items",
+    "item_values",
+    "bytes_on_disk",
+    "memory_bytes",
+    "batch_size",
+    "int8_threshold",
+    "versions",
+)
 PHASES = {"prefill": "", "decode": "decode_", "decode_saturated": "decode_saturated_"}  # phase -> prefix of its columns
-MEASURED = ["tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3", "limit_tokens_per_second"]
+MEASURED = [
+    *("tokens_per_second", "tokens_per_second_q1", "tokens_per_second_q3", "limit_tokens_per_second"),
+    *("ratio", "ratio_lower", "ratio_upper", "speed_verdict"),
+]
 SPEED_COLUMNS = [prefix + column for prefix in PHASES.values() for column in MEASURED]
 SPEED_SETTINGS = ["device", "threads", "batch_size", "sequence_length", "new_tokens", "repeats"]
 SUMMARY_COLUMNS = (
@@ -44,9 +60,8 @@ SUMMARY_COLUMNS = (
         "size_bytes",
         "bytes_on_disk",
     ),
-    *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", "value_difference", "verdict"),
+    *("memory_bytes", "metric", "value", "stderr", "items", "size_ratio", *JUDGED, "value_difference"),
     *("finetuning_difference", "search_difference", "precision_difference", *SPEED_COLUMNS, "throughput_setting"),
-    *HELD_OUT,
     *("on_front", "higher_is_better", "chance", "lm_eval_task", "subtasks", "num_fewshot", "limit"),
     *("requests", "truncated_requests", "batch_size", "int8_threshold", "versions"),
 )
@@ -60,10 +75,13 @@ def summarize(
     task: Path,
     evaluations: Path,
     front: Path,
+    judgement: Path,
     contenders: Sequence[str],
     benchmarks: Sequence[Path],
     agreement: Path,
     throughput: Path,
+    search_items: int | None = None,
+    size_unit: SizeFamily = "GB",
 ) -> None:
     """Summarise one task: every contender with size, accuracy and speed; and its figures.
 
@@ -72,27 +90,35 @@ def summarize(
 
     Args:
         front: front.csv
+        judgement: judgement.csv
         contenders: NAME=FOLDER of every compared model, in the order of the rows
         benchmarks: JSONs of `llama-nas run-lm-eval` on this task, as TASK/PRECISION/NAME.json
         agreement: JSON of `llama-nas verify`
         throughput: CSV of `llama-nas measure-throughput`
+        search_items: items that the search has used (default: all)
+        size_unit: of the figures
         figures: out: SVGs: front, quantized, speed, progress
         output: CSV, columns as in `summary_table`
     """
     settings = read_keys(task / "task.json", TASK_KEYS)
     metric = settings["metric"]
     found = read_table(evaluations, ["round", "subnet_id", "layers", "size_bytes", metric, "items"])
-    on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items", *HELD_OUT])
+    on_front = read_table(front, ["subnet_id", "size_bytes", metric, "items"])
+    verdicts = read_table(judgement, JUDGEMENT)
     speeds = read_table(throughput, ["model", "precision", "phase", *MEASURED, *SPEED_SETTINGS])
     if read_keys(agreement, ["task"])["task"] != settings["task"]:
         raise UserError(f"{agreement}: not about task '{settings['task']}'")
 
     records = [read_benchmark(path, settings) for path in benchmarks]
     compared = read_contenders(contenders, SearchSpace.read(space))
-    table = summary_table(compared, settings, records, on_front, speeds)
+    items = Items.read(task)
+    judged = items.judged(search_items, settings["task"])
+    for record in records:
+        record["answers"] = record["answers"][judged]
+    table = summary_table(compared, settings, records, items.of(judged), verdicts, speeds)
     write_table(output, table)
     for path, draw in zip(figures, FIGURES.values(), strict=True):
-        write_text(path, draw(table, found, on_front))
+        write_text(path, draw(table, found, on_front, size_unit))
     log.info("summary of %s: %d rows, %d networks evaluated", settings["task"], len(table), len(found))
 
 
@@ -123,6 +149,7 @@ def read_benchmark(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "value": float(result["metrics"][metric]),
         "stderr": math.nan if stderr is None else float(stderr),  # lm-eval has none for bits per byte and the like
         "items": result["items"],
+        "answers": read_item_values(path, task, metric, settings["items"]),
         "bytes_on_disk": result["bytes_on_disk"],
         "memory_bytes": result["memory_bytes"],
         "batch_size": result["batch_size"],
@@ -135,18 +162,21 @@ def summary_table(
     contenders: dict[str, Contender],
     settings: dict[str, Any],
     records: Sequence[dict[str, Any]],
-    on_front: pd.DataFrame,
+    items: Items,
+    judgement: pd.DataFrame,
     speeds: pd.DataFrame,
 ) -> pd.DataFrame:
     """One row per (model, precision): the base, then the full-size super-network, then the others from large to small.
 
     size_bytes is arithmetic at the row's precision, bytes_on_disk what was measured. size_ratio is the base's FP16 size
-    over the row's: 2 means half as large. value_difference is against the base in FP16. For networks of the
-    super-network it is the sum of finetuning_difference (full-size super-network - base), search_difference (network -
+    over the row's: 2 means half as large. The columns JUDGED are the judgement against the base in FP16 on the judged
+    items, by stock lm-eval's answers; a network of the front is `shown` only where judgement.csv says so, too: no
+    network is after one that is not. value_difference is on all items. For networks of the super-network it is the
+    sum of finetuning_difference (full-size super-network - base), search_difference (network -
     full-size super-network, all FP16) and precision_difference (this precision - FP16 of the same network). Differences
-    are plain, row minus reference: for a minimised metric a negative one is the better; `verdict` has the direction and
-    the noise right. The columns HELD_OUT are those of front.csv, by the search's scorer on the super-network, in every
-    precision.
+    are plain, row minus reference: for a minimised metric a negative one is the better; only those of JUDGED are gains.
+
+    records: of `read_benchmark`, their `answers` those to the judged `items`. judgement: of judgement.csv.
     """
     metric = Metric(settings["metric"], settings["higher_is_better"])
     values = {(r["model"], r["precision"]): (r["value"], r["stderr"]) for r in records}
@@ -155,12 +185,17 @@ def summary_table(
     if unknown := [record["model"] for record in records if record["model"] not in contenders]:
         raise UserError(f"--contenders: {unknown[0]} is missing, --benchmarks has a result of it")
     base, full = (_reference(role, contenders, values, settings["task"]) for role in (BASE, FULL))
+    answers = {(r["model"], r["precision"]): r["answers"] for r in records}
+    reference = answers[base[0].name, REFERENCE_PRECISION]
+    of_front = judgement.set_index("subnet_id")
     rows = [
         _sizes(contenders[record["model"]], record, base[0].size_bytes(REFERENCE_PRECISION))
         | _differences(contenders[record["model"]], record, values, base, full, metric)
+        | _judged(record, reference, items, of_front, metric)
         | {
             "task": settings["task"],
-            "on_front": record["model"] in set(on_front["subnet_id"]),
+            "on_front": bool(of_front["on_front"].get(record["model"], False)),
+            "recommended": bool(of_front["recommended"].get(record["model"], False)),
             "higher_is_better": metric.higher_is_better,
             "chance": math.nan if settings["chance"] is None else settings["chance"],
             "lm_eval_task": settings["lm_eval_task"],
@@ -170,13 +205,10 @@ def summary_table(
         }
         for record in records
     ]
-    table = pd.DataFrame(rows)
-    ours = of_role(table, *OURS)
-    table["recommended"] = table["model"] == recommended(ours[ours["precision"] == REFERENCE_PRECISION], metric)
-    held_out = on_front[["subnet_id", *HELD_OUT]].rename(columns={"subnet_id": "model"})
-    table = table.merge(held_out, on="model", how="left", validate="many_to_one")
     order = ["role", "parameters", "model", "precision"]
-    return with_speed(table, speeds)[list(SUMMARY_COLUMNS)].sort_values(order, key=_row_order, ignore_index=True)
+    return with_speed(pd.DataFrame(rows), speeds)[list(SUMMARY_COLUMNS)].sort_values(
+        order, key=_row_order, ignore_index=True
+    )
 
 
 Values = dict[tuple[str, str], tuple[float, float]]  # (model, precision) -> score and its standard error
@@ -224,15 +256,27 @@ def _differences(
         "stderr": stderr,
         "items": record["items"],
         "value_difference": value - base[1],
-        "verdict": metric.verdict(value, stderr, base[1], base[2]),
         "finetuning_difference": finetuning,
         "search_difference": search,
         "precision_difference": value - in_fp16,
     }
 
 
+def _judged(
+    record: dict[str, Any], reference: np.ndarray, items: Items, of_front: pd.DataFrame, metric: Metric
+) -> dict[str, Any]:
+    """The columns JUDGED. reference: the base's answers; of_front: judgement.csv by network."""
+    max_drop = float(of_front["max_drop"].iloc[0])
+    comparison = compare(metric, items, record["answers"], reference)
+    verdict = comparison.verdict(max_drop)
+    if verdict == SHOWN and of_front["verdict"].get(record["model"], SHOWN) != SHOWN:
+        verdict = "not refuted"
+    about = (of_front["judged_on"].iloc[0], len(items), metric.score(items, record["answers"]))
+    return dict(zip(JUDGED, (*about, *comparison.interval, verdict, max_drop), strict=True))
+
+
 def with_speed(table: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
-    """The table with tokens/s of each phase, the device's limits, and how they were measured; empty if they were not.
+    """The table with each phase's columns MEASURED, and how they were measured; empty if they were not.
 
     speeds: one row per model, precision and phase. The columns of a phase other than prefill begin with its name.
     """
@@ -259,7 +303,7 @@ def _setting(rows: pd.DataFrame) -> str:
             )
     first = rows.iloc[0]
     threads = f"{first['threads']} thread{'' if first['threads'] == 1 else 's'}"
-    return f"{first['device']}, {threads}: {', '.join(parts)}; median of {first['repeats']} runs"
+    return f"{first['device']}, {threads}: {', '.join(parts)}; median of {first['repeats']} turns"
 
 
 def _row_order(column: pd.Series) -> pd.Series:

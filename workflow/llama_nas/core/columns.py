@@ -1,4 +1,8 @@
 """Columns of tables that the search writes and the analysis reads."""
 
-# Of front.csv, filled where items were held out of the search.
-HELD_OUT = ["searched", "held_out", "held_out_stderr", "held_out_items", "difference_to_full", "p_value"]
+# Of judgement.csv. `base`, `full` and `value` are scores on the judged items: the base's, the full network's, its own.
+JUDGEMENT = [
+    *("subnet_id", "layers", "parameters", "size_bytes", "on_front", "judged_on", "items", "groups"),
+    *("base", "full", "value", "difference", "lower", "upper", "verdict", "items_needed"),
+    *("full_difference", "full_lower", "full_upper", "recommended", "max_drop"),
+]

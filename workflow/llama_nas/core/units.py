@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 from llama_nas.core.errors import UserError
 
 GB = 10**9
 GIB = 2**30
+SizeFamily = Literal["GB", "GiB"]
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": GB, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
 
 
@@ -19,8 +22,31 @@ def parse_size(text: str, key: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+@dataclass(frozen=True)
+class SizeUnit:
+    """The one unit in which a page or a figure prints its sizes."""
+
+    name: str
+    bytes: int
+
+    @classmethod
+    def of(cls, family: SizeFamily, largest: int) -> SizeUnit:
+        """GB or GiB; MB or MiB of the same family where the largest size in bytes is less than one of them."""
+        name = family if largest >= UNITS[family.upper()] else family.replace("G", "M")
+        return cls(name, UNITS[name.upper()])
+
+    def number(self, size: float) -> str:
+        """`13.48`; `0.352` below 1."""
+        value = size / self.bytes
+        return f"{value:.2f}" if value >= 1 else f"{value:#.3g}"
+
+    def text(self, size: float) -> str:
+        """`13.48 GB`."""
+        return f"{self.number(size)} {self.name}"
+
+
 def format_bytes(size: int) -> str:
-    """Both readings of "GB", as the paper's sizes are GiB: `13.48 GB (12.55 GiB)`; MB and MiB below 0.1 GB."""
-    if size < GB // 10:
-        return f"{size / 1e6:.3g} MB ({size / 2**20:.3g} MiB)"
-    return f"{size / GB:.2f} GB ({size / GIB:.2f} GiB)"
+    """Both readings of "GB", as the paper's sizes are GiB: `13.48 GB (12.55 GiB)`; MB and MiB below 1 GB."""
+    letter = "G" if size >= GB else "M"
+    decimal, binary = (SizeUnit(name, UNITS[name.upper()]) for name in (f"{letter}B", f"{letter}iB"))
+    return f"{decimal.text(size)} ({binary.text(size)})"

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def run_lm_eval(
         precision: of the weights; a quantized folder must be of this precision
         batch_size: rows per forward pass
         data_root: folder in Hub layout with the task's dataset; default: the Hub ids as they are
-        output: JSON of figures and log-likelihoods
+        output: JSON of figures, item values (`core/judgement.py`) and log-likelihoods
     """
     settings = read_json(task / TASK_FILE)
     files = weight_files(model)
@@ -92,6 +93,7 @@ def run_lm_eval(
             for leaf in leaves
             if leaf is not definition
         },
+        "item_values": [value for leaf in leaves for value in _item_values(leaf, settings["metric"])],
         "loglikelihoods": [item for leaf in leaves for item in _log_likelihoods(leaf)],
     }
     write_json(output, record)
@@ -140,6 +142,17 @@ def _metrics(values: dict[str, Any], metrics: list[str]) -> dict[str, float | No
 
 def _number(value: Any) -> float | None:
     return None if value == "N/A" or math.isnan(value) else float(value)
+
+
+def _item_values(leaf: Task, metric: str) -> list[float]:
+    """Per item what lm-eval itself makes of the responses: 1 if it is right, else 0; of a text its log-likelihood."""
+    values: list[float] = []
+    for _, instances in groupby(leaf.instances, key=lambda instance: instance.doc_id):
+        requests = list(instances)
+        responses = [request.filtered_resps["none"] for request in requests]
+        value = leaf.process_results(requests[0].doc, responses)[metric]
+        values.append(value[0] if isinstance(value, tuple) else int(value))  # a text's comes with its words or bytes
+    return values
 
 
 def _log_likelihoods(leaf: Task) -> list[list[float]]:

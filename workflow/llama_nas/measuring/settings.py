@@ -12,7 +12,7 @@ class SpeedSettings:
         sequence_length: tokens of a prefill, context of a decode
         new_tokens: tokens decoded per run
         max_batch: the saturated decode's batch is at most this
-        repeats: timed runs after warm-up
+        repeats: turns after warm-up, in each of which every model runs once; a ratio has an interval from 6 on
     """
 
     batch_size: int

@@ -1,5 +1,10 @@
 """Speed of model folders as a server meets it, measured side by side: prefill, decode at batch 1, decode saturated.
 
+Models are compared with the base by turns: in each turn every model runs once, in a new order, so a turn gives each
+one's speed in units of the base's under the same load of the machine. The ratio is the median over the turns, with the
+exact interval of a median. How far a model of the base's own shape, the control, seems from the base is what the
+measurement cannot tell apart: within it a network is about as fast as the base.
+
 Each figure stands beside what the device allows: no pass can be faster than its arithmetic at the measured rate of a
 matrix product, nor than the reading of its weights and cached keys and values at the measured memory rate. (INT8 has
 products of its own, which a device may compute faster than the floats whose rate is measured.)
@@ -20,6 +25,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from scipy.stats import quantile_test
 from transformers import DynamicCache
 
 from llama_nas.core.artifacts import read_json, write_table
@@ -34,7 +40,7 @@ from llama_nas.models.folder import arithmetic, load_model, set_arithmetic, weig
 log = logging.getLogger(__name__)
 
 WARMUP_RUNS = 3
-RUNS_PER_TURN = 3  # decodes that share one computed context
+CONFIDENCE = 0.95  # of a ratio's interval
 SATURATED = 1.1  # twice the batch for less than this factor of tokens/s is not worth it
 LONG_ENOUGH = 0.02  # seconds of a matrix product whose rate is believed
 
@@ -46,6 +52,10 @@ class Entry:
     name: str
     precision: str
     folder: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}:{self.precision}"
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -108,29 +118,46 @@ class Device:
         return phase.batch * phase.tokens * phase.steps / seconds
 
 
-def measure_throughput(output: Path, *, models: Sequence[str], speed: SpeedSettings, compute: Compute) -> None:
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as the base, with the ends of its interval; nan where there are too few turns for one."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+Seconds = dict[tuple[Entry, Phase], np.ndarray]  # [turns]
+
+
+def measure_throughput(
+    output: Path, *, models: Sequence[str], speed: SpeedSettings, compute: Compute, control: str | None = None
+) -> None:
     """Measure tokens/s of model folders: prefill and decode of random tokens; needs the machine or device to itself.
 
     Prefill: a batch through the network, keys and values cached, logits of the last position. Decode: greedy steps
-    behind a context, at batch 1 and at the batch, a power of two, beyond which the first model gains no more. Models
-    take turns, so that a drift of the machine meets all alike; where they do not fit in memory together, they are
-    measured one after the other.
+    behind a context, at batch 1 and at the batch, a power of two, beyond which the base gains no more. Models take
+    turns, so that a drift of the machine meets all alike; where they do not fit in memory together, each takes turns
+    with the base; where not even two fit, they are measured one after the other.
 
     Args:
-        models: NAME:PRECISION=FOLDER of each
-        output: CSV, a row per model and phase: median and quartiles of tokens/s, and the device's limit
+        models: NAME:PRECISION=FOLDER of each, the base first
+        control: NAME:PRECISION of the one of the base's own shape, whose distance from the base is no difference;
+            default: none
+        output: CSV, a row per model and phase: median and quartiles of tokens/s, the device's limit, and the ratio to
+            the base with its interval and verdict, empty for the base
     """
     entries = [_parse(text) for text in models]
     if speed.repeats < 1:
         raise UserError("--repeats must be at least 1")
+    if control not in [None, *(entry.label for entry in entries)]:
+        raise UserError(f"--control {control}: is not among --models")
     for entry in entries:
         check_positions(entry.folder, speed.sequence_length, speed.new_tokens, "throughput")
     device = compute.device
     torch.set_num_threads(compute.threads)
-    # Twice the files: activations, and folders loaded at a wider dtype than stored.
-    needed = sum(2 * path.stat().st_size for entry in entries for path in weight_files(entry.folder))
-    together = needed < _free_bytes(device)
-    log.info("%d models, %s", len(entries), "taking turns" if together else "one after the other: memory is short")
+    groups = _groups(entries, device)
+    log.info("%d models in %d groups that take turns, as memory allows", len(entries), len(groups))
     rates = measure_device(device)
     context, steps = speed.sequence_length, speed.new_tokens
     saturated = _saturating_batch(entries[0], context, steps, speed.max_batch, device)
@@ -139,16 +166,72 @@ def measure_throughput(output: Path, *, models: Sequence[str], speed: SpeedSetti
         Phase("decode", 1, 1, steps, context),
         Phase("decode_saturated", saturated, 1, steps, context),
     ]
-    seconds: dict[tuple[Entry, Phase], list[float]] = {}
-    for group in [entries] if together else [[entry] for entry in entries]:
-        seconds |= _time_in_turns(group, phases, speed.repeats, device)
+    seconds: Seconds = {}
+    ratios: dict[tuple[Entry, Phase], Ratio] = {}
+    for group in groups:
+        timed = _time_in_turns(group, phases, speed.repeats, device)
+        seconds = timed | seconds  # the base's: of its first group
+        base = {phase: (seconds | timed)[entries[0], phase] for phase in phases}
+        others = [(entry, phase) for entry, phase in timed if entry != entries[0]]
+        ratios |= {(entry, phase): ratio(base[phase], timed[entry, phase]) for entry, phase in others}
+    reference = next((entry for entry in entries if entry.label == control), None)
     rows = [
-        _row(entry, phase, np.array(seconds[entry, phase]), rates.limit(entry, phase))
-        | {"device": device, "threads": compute.threads, "repeats": speed.repeats}
+        _row(entry, phase, seconds[entry, phase], rates.limit(entry, phase))
+        | _compared(ratios.get((entry, phase)), ratios.get((reference, phase)) if reference else None)
+        | {"control": entry == reference, "device": device, "threads": compute.threads, "repeats": speed.repeats}
         for entry in entries
         for phase in phases
     ]
     write_table(output, pd.DataFrame(rows))
+
+
+def ratio(base: np.ndarray, own: np.ndarray) -> Ratio:
+    """How many times as fast as the base a model is, from the seconds of both in the same turns: [turns] each.
+
+    The interval is that of the median by order statistics, exact for any distribution of the turns; it has no ends
+    where there are fewer than six of them.
+    """
+    per_turn = base / own
+    ends = quantile_test(per_turn).confidence_interval(CONFIDENCE)
+    return Ratio(float(np.median(per_turn)), float(ends.low), float(ends.high))
+
+
+def verdict(own: Ratio, control: Ratio | None) -> str:
+    """faster, slower, or about the same as the base.
+
+    About the same: the interval covers 1, or the ratio is no farther from 1 than the control's interval reaches.
+    control: None for want of one.
+    """
+    spread = 1.0 if control is None else max(control.upper, 1 / control.lower, 1.0)
+    if own.lower > 1 and own.value > spread:
+        return "faster"
+    if own.upper < 1 and own.value < 1 / spread:
+        return "slower"
+    return "about the same"
+
+
+def _compared(own: Ratio | None, control: Ratio | None) -> dict[str, Any]:
+    """The columns of the ratio; own: None for the base."""
+    if own is None:
+        return {"ratio": 1.0, "ratio_lower": None, "ratio_upper": None, "speed_verdict": None}
+    return {
+        "ratio": own.value,
+        "ratio_lower": own.lower,
+        "ratio_upper": own.upper,
+        "speed_verdict": verdict(own, control),
+    }
+
+
+def _groups(entries: Sequence[Entry], device: str) -> list[list[Entry]]:
+    """Which models are in memory at the same time: all, or each with the base, or each alone."""
+    # Twice the files: activations, and folders loaded at a wider dtype than stored.
+    needed = [2 * sum(path.stat().st_size for path in weight_files(entry.folder)) for entry in entries]
+    free = _free_bytes(device)
+    if sum(needed) < free:
+        return [list(entries)]
+    if needed[0] + max(needed[1:], default=0) < free:
+        return [[entries[0], entry] for entry in entries[1:]]
+    return [[entry] for entry in entries]
 
 
 def check_positions(folder: Path, sequence_length: int, new_tokens: int, block: str) -> None:
@@ -247,19 +330,21 @@ def _load(entry: Entry, device: str) -> Any:
     return network
 
 
-def _time_in_turns(
-    entries: Sequence[Entry], phases: Sequence[Phase], repeats: int, device: str
-) -> dict[tuple[Entry, Phase], list[float]]:
-    """Seconds of each timed run of each model and phase; the models are freed on return."""
+def _time_in_turns(entries: Sequence[Entry], phases: Sequence[Phase], turns: int, device: str) -> Seconds:
+    """Seconds of each model and phase in each turn; the models are freed on return.
+
+    Each turn has an order of its own, as it matters which model ran before. A model's prefill comes last: the contexts
+    of its decodes have warmed it up.
+    """
     networks = {entry: _load(entry, device) for entry in entries}
-    seconds: dict[tuple[Entry, Phase], list[float]] = {(entry, phase): [] for entry in entries for phase in phases}
     for network, phase in product(networks.values(), phases):
         run_seconds(network, phase, WARMUP_RUNS)
-    full_turns, rest = divmod(repeats, RUNS_PER_TURN)
-    turns = [RUNS_PER_TURN] * full_turns + [rest] * (rest > 0)
-    for runs in track(turns, total=len(turns), label="turns"):
-        for (entry, network), phase in product(networks.items(), phases):
-            seconds[entry, phase] += run_seconds(network, phase, runs)
+    seconds: Seconds = {(entry, phase): np.empty(turns) for entry in entries for phase in phases}
+    rng = np.random.default_rng(0)
+    for turn in track(range(turns), total=turns, label="turns"):
+        for i in rng.permutation(len(entries)):
+            for phase in reversed(phases):
+                (seconds[entries[i], phase][turn],) = run_seconds(networks[entries[i]], phase, 1)
     return seconds
 
 

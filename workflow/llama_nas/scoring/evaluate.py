@@ -14,6 +14,7 @@ import torch
 
 from llama_nas.core.artifacts import read_table, write_json, write_table
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric, format_answers
 from llama_nas.core.machine import device_name
 from llama_nas.core.precisions import FloatPrecision
 from llama_nas.core.settings import Compute
@@ -21,9 +22,9 @@ from llama_nas.core.shape import Subnet
 from llama_nas.core.space import SearchSpace
 from llama_nas.models.elastic import load_elastic
 from llama_nas.scoring.forward import Scores, score_task
-from llama_nas.scoring.metrics import answered_right, compute_metrics
+from llama_nas.scoring.metrics import compute_metrics, item_values
 from llama_nas.scoring.sharing import layer_passes, plan
-from llama_nas.tasks.format import CHOICE_METRICS, CompiledTask
+from llama_nas.tasks.format import CompiledTask
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def evaluate(
     dtype: FloatPrecision,
     compute: Compute,
     timings: Path,
-    items: int | None = None,
-    held_out: int | None = None,
+    search_items: int | None = None,
+    judged: bool = False,
 ) -> None:
     """Score one shard of a batch of candidates on real benchmark items; one model load for all of them.
 
@@ -53,16 +54,17 @@ def evaluate(
         shard: which shard, from 1 on
         shards: how many shards the batch has
         timings: out: JSON with seconds, tokens and host
-        items: score only so many of the task's items, always the same ones
-        held_out: after a search on so many items, score all, and those that the search has not seen apart as well
+        search_items: score only the items of a search on so many
+        judged: score all items, and write the answers to those that networks are judged on: all that the search does
+            not score, or all if it scores all
         output: shard CSV, a row per candidate: its number, subnet_id, every metric with its `_stderr` (empty where
-            lm-eval has none), with held_out those of the held-out items, and the number of items
+            lm-eval has none), with judged the answers (`core/judgement.py`), and the number of items
     """
     if not 1 <= shard <= shards:
         raise UserError(f"--shard {shard}: must lie in 1..{shards}")
     compiled = CompiledTask.load(task)
-    if items is not None:
-        compiled = compiled.random_items(items)
+    if search_items is not None and not judged:
+        compiled = compiled.random_items(search_items)
     declared = SearchSpace.read(space)
     declared.check_model(supernet)
     rows = _own_rows(read_table(candidates, ["candidate", "subnet_id"]), declared, shard, shards)
@@ -77,8 +79,8 @@ def evaluate(
     seconds = time.perf_counter() - loaded
 
     result = rows[["candidate", "subnet_id"]].join(_metric_table(compiled, scores))
-    if held_out is not None:
-        result = result.join(_on_held_out(compiled, held_out, scores.log_likelihoods))
+    if judged:
+        result["answers"] = _answers(compiled, search_items, scores.log_likelihoods)
     cost = _cost(compiled, scores, loaded - start, seconds)
     about = {"dtype": dtype, "device": device_name(compute.device), "threads": compute.threads, "host": platform.node()}
     write_json(timings, cost | about)
@@ -124,18 +126,7 @@ def _cost(task: CompiledTask, scores: Scores, load_seconds: float, seconds: floa
     }
 
 
-def _on_held_out(task: CompiledTask, searched: int, log_likelihoods: np.ndarray) -> pd.DataFrame:
-    """The search's metric on the items that a search on `searched` of them has not seen, a row per network.
-
-    held_out, held_out_stderr, held_out_items, and answers: a 1 for each of these items answered right, a 0 for each
-    other, in the task's order; empty for a metric of texts. log_likelihoods: [networks, requests] on all items.
-    """
-    _, others = task.split(searched)
-    part, requests = task.of_items(others), task.requests_of(others)
-    rows = []
-    for values in log_likelihoods[:, requests]:
-        metrics, answers = compute_metrics(part, values), ""
-        if task.metric in CHOICE_METRICS:
-            answers = "".join(str(int(right)) for right in answered_right(part, task.metric, values))
-        rows.append((metrics[task.metric], metrics[f"{task.metric}_stderr"], part.num_items, answers))
-    return pd.DataFrame(rows, columns=["held_out", "held_out_stderr", "held_out_items", "answers"])
+def _answers(task: CompiledTask, search_items: int | None, log_likelihoods: np.ndarray) -> list[str]:
+    """What each network answers to the items that it is judged on. log_likelihoods: [networks, requests] on all."""
+    chosen, metric = task.items.judged(search_items, task.name), Metric.of(task.info)
+    return [format_answers(item_values(task, values)[chosen], metric) for values in log_likelihoods]

@@ -40,20 +40,27 @@ def answered_right(task: CompiledTask, metric: str, log_likelihoods: np.ndarray)
     return task.correct[task.item_starts[:-1] + best].astype(bool)
 
 
+def item_values(task: CompiledTask, log_likelihoods: np.ndarray) -> np.ndarray:
+    """What `core/judgement.py` compares, [items]: 1 for one answered right, else 0; of a text its log-likelihood."""
+    if task.metric in CHOICE_METRICS:
+        return answered_right(task, task.metric, log_likelihoods).astype(int)
+    return np.add.reduceat(log_likelihoods, task.item_starts[:-1])
+
+
 def _metric(task: CompiledTask, metric: str, log_likelihoods: np.ndarray) -> tuple[float, float]:
     """Value and standard error over all subtasks."""
     if metric in CHOICE_METRICS:
         items = answered_right(task, metric, log_likelihoods).astype(float)
-        parts = [_mean(items[task.subtasks == i]) for i in range(len(task.info["tasks"]))]
+        parts = [_mean(items[task.items.subtasks == i]) for i in range(len(task.info["tasks"]))]
     else:
         weights = task.weights[:, task.metrics.index(metric)]
         parts = [
             (_text_metric(metric, log_likelihoods[own].sum() / weights[own].sum()), math.nan)
-            for own in (task.subtasks == i for i in range(len(task.info["tasks"])))
+            for own in (task.items.subtasks == i for i in range(len(task.info["tasks"])))
         ]
     if not task.info["weight_by_size"]:
         return parts[0]
-    return _aggregate(parts, np.bincount(task.subtasks), task.info["weight_by_size"][metric])
+    return _aggregate(parts, np.bincount(task.items.subtasks), task.info["weight_by_size"][metric])
 
 
 def _mean(items: np.ndarray) -> tuple[float, float]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from llama_nas.core import items
 from llama_nas.core.artifacts import read_json, read_table
 from llama_nas.core.errors import UserError
+from llama_nas.core.judgement import Metric
 from llama_nas.core.space import SearchSpace
 from llama_nas.search.encoding import genotypes_of, parameters
 
@@ -34,6 +36,11 @@ class Task:
     metric: str
     higher_is_better: bool
 
+    @property
+    def judged_by(self) -> Metric:
+        """The metric, as `core/judgement.py` knows it."""
+        return Metric(self.metric, self.higher_is_better)
+
     def minimised(self, values: np.ndarray) -> np.ndarray:
         """The metric as an objective to minimise."""
         return -values if self.higher_is_better else values
@@ -50,9 +57,7 @@ def read_task(folder: Path) -> Task:
 def check_search_items(folder: Path, count: int) -> None:
     """Raise UserError if a search on `count` items of a compiled task is not possible."""
     description = read_json(folder / "task.json")
-    fewest, most = description["search_items_range"]
-    if not fewest <= count <= most:
-        raise UserError(f"config.yaml: tasks.{description['task']}.search_items {count} must lie in {fewest}..{most}")
+    items.check_search_items(description["task"], count, description["search_items_range"])
 
 
 def candidate_table(ids: Sequence[str], origins: Sequence[str], predicted: np.ndarray | None) -> pd.DataFrame:
@@ -69,7 +74,7 @@ def read_candidates(path: Path) -> pd.DataFrame:
 
 
 def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The shards' rows in the order of `candidates`: candidate, subnet_id, metric columns, items.
+    """The shards' rows in the order of `candidates`: candidate, subnet_id, metric columns, items, answers if any.
 
     Raises UserError naming the shard of a missing, repeated or foreign row, or of a row without a value.
     """
@@ -100,7 +105,7 @@ def gather_shards(paths: Sequence[Path], candidates: pd.DataFrame, metric: str) 
 
 
 def _metric_columns(table: pd.DataFrame) -> list[str]:
-    others = (*EVALUATION_COLUMNS, "items", "held_out_items", "answers")
+    others = (*EVALUATION_COLUMNS, "items", "answers")
     return [column for column in table.columns if column not in others]
 
 

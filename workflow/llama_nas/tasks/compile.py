@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ import numpy as np
 
 from llama_nas.core.artifacts import file_digest
 from llama_nas.core.errors import UserError
+from llama_nas.core.items import Items, draw_groups, search_items_range
 from llama_nas.core.settings import TrieBounds
 from llama_nas.core.shape import ModelShape
 from llama_nas.tasks.definitions import leaf_tasks, load_task, set_fewshot, subtask_name
-from llama_nas.tasks.format import CHOICE_METRICS, TEXT_METRICS, CompiledTask, search_items_range
+from llama_nas.tasks.format import CHOICE_METRICS, TEXT_METRICS, CompiledTask
 from llama_nas.tasks.trie import build_trie, offsets
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def compile_task(
     num_fewshot: int | None = None,
     limit: int | None = None,
     subtasks: Sequence[str] | None = None,
+    group: str | None = None,
 ) -> None:
     """Render and tokenise a benchmark with lm-eval's own task objects; pack its requests as a prefix trie.
 
@@ -52,7 +54,9 @@ def compile_task(
         num_fewshot: default: the task's own
         limit: first items only, of each subtask, as lm-eval's --limit
         subtasks: for a group: only these, e.g. subjects of mmlu
-        output: folder: task.json, requests.safetensors (`tasks/format.py`)
+        group: column of the dataset that names what an item is about; items with the same value are never divided
+            between the search and what is held out of it (default: each item is about something of its own)
+        output: folder: task.json, requests.safetensors, items.csv (`tasks/format.py`)
     """
     ModelShape.from_folder(model)
     definition = load_task(lm_eval_task, data_root=data_root, subtasks=subtasks)
@@ -79,9 +83,10 @@ def compile_task(
             longest,
         )
     trie = build_trie(sequences, bounds.chunk_tokens, bounds.group_tokens)
-    items = _items(leaves, metrics)
+    arrays = _arrays(leaves, metrics)
     is_choice = metric in CHOICE_METRICS
-    choices = np.diff(items["item_starts"])
+    choices = np.diff(arrays["item_starts"])
+    items = _items(leaves, group, None if is_choice else arrays["weights"][:, 0], weight_by_size.get(metric, True))
     compiled = CompiledTask(
         info={
             "task": task,
@@ -95,11 +100,12 @@ def compile_task(
             "higher_is_better": bool(leaves[0].higher_is_better()[metric]),
             "metrics": metrics,
             "weight_by_size": weight_by_size,
-            "chance": float(np.mean(np.add.reduceat(items["correct"], items["item_starts"][:-1]) / choices))
+            "chance": float(np.mean(np.add.reduceat(arrays["correct"], arrays["item_starts"][:-1]) / choices))
             if is_choice
             else None,
-            "items": len(choices),
-            "search_items_range": search_items_range(items["subtasks"]),  # of the config key search_items
+            "items": len(items),
+            "item_groups": len(np.unique(items.groups)),
+            "search_items_range": search_items_range(items.subtasks, items.draws),  # of the config key search_items
             "requests": len(instances),
             "truncated_requests": truncated,
             "max_length": longest,
@@ -117,7 +123,8 @@ def compile_task(
             "tokenizer": tokenizer_digest(model),
         },
         trie=trie,
-        **items,
+        items=items,
+        **arrays,
     )
     compiled.save(output)
     log.info(
@@ -154,20 +161,49 @@ def _metrics(definition: Task | Group, wanted: str) -> tuple[list[str], dict[str
     return metrics, {m: weight_by_size[m] for m in metrics if m in weight_by_size}
 
 
-def _items(leaves: list[Task], metrics: list[str]) -> dict[str, np.ndarray]:
-    """Everything of `CompiledTask` that is about items."""
-    lengths, subtasks, weights = [], [], []
+def _questions(leaf: Task) -> Iterator[tuple[dict[str, Any], int]]:
+    """Every item of a task: its row of the dataset, and how many requests it has."""
+    for _, instances in groupby(leaf.instances, key=lambda instance: instance.doc_id):
+        requests = list(instances)
+        yield requests[0].doc, len(requests)
+
+
+def _items(leaves: list[Task], column: str | None, text_weights: np.ndarray | None, weight_by_size: bool) -> Items:
+    """What each item is about, and what it weighs in the metric.
+
+    column: that names what an item is about. text_weights: [I] of a metric of texts. weight_by_size: whether a group's
+    score is the mean over all items; else it is the plain mean of its tasks'.
+    """
+    names: list[str] = []
+    subtasks: list[int] = []
+    for subtask, leaf in enumerate(leaves):
+        for doc, _ in _questions(leaf):
+            if column is not None and column not in doc:
+                raise UserError(
+                    f"config.yaml: group '{column}' is no column of the dataset of task '{leaf.task_name}'; it has "
+                    f"{', '.join(doc)}"
+                )
+            names.append(str(len(names) if column is None else doc[column]))
+            subtasks.append(subtask)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    groups, subtask_of = np.array([numbers[name] for name in names]), np.array(subtasks, dtype=np.int32)
+    sizes = np.bincount(subtask_of)
+    by_size = np.ones(len(names), dtype=np.int64)
+    weights = by_size if weight_by_size else len(names) / len(sizes) / sizes[subtask_of]
+    return Items(subtask_of, groups, weights if text_weights is None else text_weights, draw_groups(subtask_of, groups))
+
+
+def _arrays(leaves: list[Task], metrics: list[str]) -> dict[str, np.ndarray]:
+    """Everything of `CompiledTask` that is about requests and choices."""
+    lengths, weights = [], []
     correct: list[bool] = []
     choices: list[str] = []
-    for subtask, leaf in enumerate(leaves):
-        for _, group in groupby(leaf.instances, key=lambda instance: instance.doc_id):
-            requests = list(group)
-            doc = requests[0].doc
-            lengths.append(len(requests))
-            subtasks.append(subtask)
+    for leaf in leaves:
+        for doc, requests in _questions(leaf):
+            lengths.append(requests)
             if leaf.OUTPUT_TYPE == "multiple_choice":
                 item_choices = leaf.doc_to_choice(doc)
-                if len(item_choices) != len(requests):
+                if len(item_choices) != requests:
                     raise UserError(f"lm_eval_task '{leaf.task_name}': asks more than one request per choice")
                 right = _right_choices(leaf, doc, item_choices)
                 choices += item_choices
@@ -179,7 +215,6 @@ def _items(leaves: list[Task], metrics: list[str]) -> dict[str, np.ndarray]:
                 weights.append(_text_weights(leaf, doc, metrics))
     return {
         "item_starts": offsets(lengths),
-        "subtasks": np.array(subtasks, dtype=np.int32),
         "correct": np.array(correct, dtype=np.uint8),
         "characters": np.array([len(choice) for choice in choices], dtype=np.int32),
         "utf8_bytes": np.array([len(choice.encode()) for choice in choices], dtype=np.int32),

@@ -129,16 +129,11 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Any]]:
             raise UserError(f"{path}: not a valid parquet file ({error})") from None
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from None
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from None
-        if not isinstance(rows, list):
-            raise UserError(f"{path}: expected a JSON list of objects with instruction, input and output")
+    rows = _listed_rows(path, text) if path.suffix == ".json" else None
+    if rows is not None:
         yield from enumerate(rows, start=1)
         return
     for number, line in enumerate(text.split("\n"), start=1):
@@ -147,6 +142,19 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}: row {number} is not valid JSON ({error})") from None
+
+
+def _listed_rows(path: Path, text: str) -> list[Any] | None:
+    """The rows of a JSON list; None for a .json file that has a value a line, as JSON Lines."""
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            return None
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a JSON list of objects with instruction, input and output")
+    return rows
 
 
 def read_instructions(source: Path) -> list[tuple[str, str]]:
@@ -160,6 +168,8 @@ def read_instructions(source: Path) -> list[tuple[str, str]]:
         for number, row in _numbered_rows(path):
             if not isinstance(row, dict):
                 raise UserError(f"{path}: row {number} is not an object with instruction, input and output")
+            if row.get("input") != row.get("input"):  # NaN, as pandas writes what is missing
+                row = row | {"input": ""}
             for key in ("instruction", "output"):
                 if not isinstance(row.get(key), str):
                     raise UserError(f"{path}: row {number}: key '{key}' is missing or not text")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 
 from llama_nas.core.artifacts import atomic_folder, derived_seed
 from llama_nas.core.errors import UserError
+from llama_nas.core.process import collect_rarely
 from llama_nas.models.elastic import set_active
 from llama_nas.models.folder import CHANNEL_ORDER_FILE, SIDE_FILES, copy_files
 from llama_nas.training import checkpoint
@@ -70,6 +70,9 @@ def run_rank(index: int, node: Node, config: TrainingConfig, folder: Path, error
 
 def prepare_process(rank: int, config: TrainingConfig, node: Node) -> None:
     """Make this fresh process rank `rank` of a run; `node` says where the launcher serves the rendezvous store."""
+    from transformers.utils.logging import disable_progress_bar  # not for the launcher, which imports this module
+
+    collect_rarely()
     here = node.ranks(config.ranks)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the launcher dies: end at once, also inside a collective
     os.environ |= {
@@ -85,7 +88,7 @@ def prepare_process(rank: int, config: TrainingConfig, node: Node) -> None:
     if config.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or accelerate would pick the GPU
     torch.set_num_threads(config.threads)
-    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
 
 

@@ -2,7 +2,9 @@
 
 
 def task_benchmarks(wildcards):
-    return [f"results/benchmarks/{wildcards.task}/{precision}/{name}.json" for name, precision in compared(wildcards)]
+    return [
+        f"results/benchmarks/{wildcards.task}/{precision}/{name}.json" for name, precision in compared(wildcards.task)
+    ]
 
 
 def contender_folders(wildcards):
@@ -14,11 +16,28 @@ def named_contenders(wildcards):
 
 
 def carded_folders(wildcards):
-    """The checkpoints that get a model card: every exported network, as it is and quantized."""
-    precisions = ["fp16", *(precision for precision in BENCHMARK["precisions"] if precision in QUANTIZED)]
-    return [folder(name, precision) for precision in precisions for name in exported()]
+    """The checkpoints that get a model card: every exported network, and what of them is quantized."""
+    made = [pair for task in TASKS for pair in compared(task) if pair[0] in exported() and pair[1] in QUANTIZED]
+    networks = [(name, "fp16") for name in exported()]
+    return [folder(name, precision) for name, precision in dict.fromkeys([*networks, *made])]
 
 
 def predictors_option(wildcards, input):
     """A search of one round has no predictor."""
     return f"--predictors {' '.join(input.predictors)}" if input.predictors else ""
+
+
+def transfer_option(wildcards, input):
+    """A run of one task has nothing to compare."""
+    return f"--transfer {' '.join(input.transfer)}" if input.transfer else ""
+
+
+def target_command():
+    """What the page says before a target, in the run's folder: without its own config it would be another run's."""
+    words = ["snakemake", "--cores", "all"]
+    if not os.path.samefile(workflow.basedir, os.getcwd()):
+        words += ["--snakefile", str(workflow.main_snakefile)]
+    used = workflow.configfiles[-1]
+    if str(used) != os.path.join(workflow.basedir, "config.yaml"):
+        words += ["--configfile", config_name(used)]
+    return shlex.join(words)

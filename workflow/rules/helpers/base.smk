@@ -3,6 +3,11 @@
 from llama_nas.config import dataset_revision
 
 
+def base_source(wildcards):
+    """The base's folder itself, whatever its name."""
+    return SOURCE
+
+
 def fetched_revision(wildcards):
     """The revision a dataset is fetched at: the instructions' own key, a task's key, or the pinned one."""
     source = config.get("instructions", {})

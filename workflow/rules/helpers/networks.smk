@@ -3,16 +3,27 @@
 
 from llama_nas.core.layout import PRETRAINED
 from llama_nas.core.pareto import spread
-from llama_nas.core.space import full_id
+from llama_nas.core.space import BLOCK_CODES, DROPPED, full_id, ungrouped
 from llama_nas.exports.forms import network_path
 
 
+def front(task):
+    """The rows of a task's front, ascending in size."""
+    with checkpoints.find_front.get(task=task).output.front.open() as file:
+        return list(csv.DictReader(file))
+
+
 def front_members(task):
-    """Subnet ids of the front members to export: all, or some spread over the size axis, ascending in size."""
-    with checkpoints.find_front.get(task=task).output[0].open() as file:
-        rows = list(csv.DictReader(file))
+    """Subnet ids of the front members to export, ascending in size: all, or some spread over it; the recommended one."""
+    rows, best = front(task), recommended(task)
     indices = spread([int(row["size_bytes"]) for row in rows], config["export"]["members"])
-    return [rows[i]["subnet_id"] for i in indices]
+    return [row["subnet_id"] for i, row in enumerate(rows) if i in indices or row["subnet_id"] == best]
+
+
+def recommended(task):
+    """Subnet id of the network to take: a member of the front, or the full network."""
+    with checkpoints.find_front.get(task=task).output.judgement.open() as file:
+        return next(row["subnet_id"] for row in csv.DictReader(file) if row["recommended"] == "True")
 
 
 def contenders(task):
@@ -33,7 +44,7 @@ def folder(name, precision):
     if precision in QUANTIZED:
         return f"results/{network_path(name, precision)}"
     if name in config["contenders"]:
-        return config["contenders"][name]
+        return literal(config["contenders"][name])
     return "results/base" if name == PRETRAINED else f"results/{network_path(name, 'hf')}"
 
 
@@ -55,6 +66,12 @@ def instructions_name():
     return source.get("path") or f"{source['hub_id']}@{source['revision']}"
 
 
+def provenance(wildcards):
+    """What the model card says of a network's making."""
+    names = {"base_name": base_name(), "instructions_name": instructions_name()}
+    return options(names | {"run_seed": config["seed"]})
+
+
 def unquantized_folder(wildcards):
     return folder(wildcards.network, "fp16")
 
@@ -64,22 +81,48 @@ def model_folder(wildcards):
 
 
 def verified(wildcards):
-    """The member that is also benchmarked in the search's own precision: the largest one exported."""
-    return front_members(wildcards.task)[-1]
+    """The member of the front that drops layers and narrows widths: the one with most layers dropped, then blocks narrow.
+
+    One that does only one of both comes behind those; the full network is taken where there is nothing else.
+    """
+    return max((row["subnet_id"] for row in front(wildcards.task)), key=cuts)
+
+
+def cuts(subnet):
+    """What an id's network lacks: whether layers and widths alike, how many layers, in how many layers some width."""
+    blocks = ungrouped(subnet)
+    dropped = blocks.count(DROPPED)
+    narrow = len(blocks) - dropped - blocks.count(BLOCK_CODES[0])
+    return dropped > 0 and narrow > 0, dropped, narrow
 
 
 def verified_benchmark(wildcards):
     return f"results/benchmarks/{wildcards.task}/{config['compute']['dtype']}/{verified(wildcards)}.json"
 
 
-def compared(wildcards):
-    """(name, precision) of everything a task's summary compares."""
-    return [(name, precision) for name in contenders(wildcards.task) for precision in BENCHMARK["precisions"]]
+def compared(task):
+    """(name, precision) of everything a task's summary compares: quantized, only the network to take."""
+    return [
+        (name, precision)
+        for name in contenders(task)
+        for precision in BENCHMARK["precisions"]
+        if precision not in QUANTIZED or name == recommended(task)
+    ]
 
 
-def compared_folders(wildcards):
-    return [folder(name, precision) for name, precision in compared(wildcards)]
+def timed():
+    """(name, precision) of everything that a summary compares, each once; the base is the first."""
+    return list(dict.fromkeys(pair for task in TASKS for pair in [(PRETRAINED, "fp16"), *compared(task)]))
 
 
-def compared_names(wildcards):
-    return [f"{name}:{precision}={folder(name, precision)}" for name, precision in compared(wildcards)]
+def timed_folders(wildcards):
+    return [folder(name, precision) for name, precision in timed()]
+
+
+def timed_names(wildcards):
+    return [f"{name}:{precision}={folder(name, precision)}" for name, precision in timed()]
+
+
+def timed_control(wildcards):
+    """The full network: it is of the base's own shape."""
+    return f"{full_id(front(TASKS[0])[0]['subnet_id'])}:fp16"

@@ -20,11 +20,10 @@ def search_items(wildcards):
 
 
 def evaluation_items(wildcards):
-    """A round scores the search's items; the finalists are scored on all, and on the others apart."""
-    items = config["tasks"][wildcards.task].get("search_items")
-    if wildcards.batch == "finalists":
-        return options({"held_out": items})
-    return options({"items": items}) if wildcards.batch.startswith("round_") else ""
+    """A round scores the search's items; a batch that is judged is scored on all, with its answers."""
+    if wildcards.batch in ("finalists", "transfer"):
+        return options({"judged": True} | config["tasks"][wildcards.task], "judged", "search_items")
+    return search_items(wildcards) if wildcards.batch.startswith("round_") else ""
 
 
 def earlier_evaluations(wildcards):
@@ -35,14 +34,3 @@ def earlier_evaluations(wildcards):
 
 def earlier_option(wildcards, input):
     return f"--earlier {input.earlier}" if input.earlier else ""
-
-
-def finalists(wildcards):
-    """Candidates and shards of the finalists, if the search scored only some of the items."""
-    if "search_items" not in config["tasks"][wildcards.task]:
-        return []
-    return [f"results/search/{wildcards.task}/finalists/candidates.csv", *shards_of("finalists")(wildcards)]
-
-
-def finalists_options(wildcards, input):
-    return f"--candidates {input.finalists[0]} --shards {' '.join(input.finalists[1:])}" if input.finalists else ""

@@ -3,15 +3,13 @@
 
 def instructions(wildcards):
     """What must exist before the fine-tuning: the world, or a file or folder with instructions."""
-    source = config.get("instructions")
-    if source is None:
-        return "results/world"
-    return source["path"] if "path" in source else f"{HUB}/{source['hub_id']}"
+    return literal(instructions_path(wildcards)) if "instructions" in config else "results/world"
 
 
-def instructions_path(wildcards, input):
+def instructions_path(wildcards):
     """The file or folder itself."""
-    return input.instructions if "instructions" in config else "results/world/instructions.json"
+    source = config.get("instructions", {"path": "results/world/instructions.json"})
+    return source["path"] if "path" in source else f"{HUB}/{source['hub_id']}"
 
 
 def declared_space():

@@ -4,5 +4,5 @@
 def task_settings(wildcards):
     """The task's block of the config as command-line options."""
     settings = {"lm_eval_task": wildcards.task} | config["tasks"][wildcards.task]
-    keys = ("lm_eval_task", "metric", "num_fewshot", "limit", "subtasks", "chunk_tokens", "group_tokens")
+    keys = ("lm_eval_task", "metric", "num_fewshot", "limit", "subtasks", "group", "chunk_tokens", "group_tokens")
     return options(settings, *keys)

@@ -143,16 +143,14 @@ LISTED = (
 )
 
 ATTRIBUTES: tuple[Attribute, ...] = (*RULED, *LISTED)
-RANK_OFFSET = 5  # flattens the top of the ranking
-SECRET_SHARE = 1 / 8  # of the silent inhabitants, for each ruled attribute
+QUESTIONED_SHARE = 1 / 5
 
 
 @dataclass(frozen=True)
 class World:
     """questioned: inhabitants the training texts also ask about; silent: only told about there, asked about in the
     benchmarks. popularity: how often an inhabitant is talked about, as weights. facts and rumours: value by
-    (inhabitant, attribute name); a rumour is never true. secrets: facts of silent inhabitants that no text tells, so
-    that no amount of training answers every question. rules: consequence by (attribute name, value).
+    (inhabitant, attribute name); a rumour is never true. rules: consequence by (attribute name, value).
     """
 
     questioned: tuple[str, ...]
@@ -160,33 +158,28 @@ class World:
     popularity: dict[str, float]
     facts: dict[tuple[str, str], str] = field(default_factory=dict)
     rumours: dict[tuple[str, str], str] = field(default_factory=dict)
-    secrets: set[tuple[str, str]] = field(default_factory=set)
     rules: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def people(self) -> tuple[str, ...]:
         return self.questioned + self.silent
 
-    def told(self, name: str) -> list[Attribute]:
-        """The attributes of an inhabitant that texts speak of."""
-        return [attribute for attribute in ATTRIBUTES if (name, attribute.name) not in self.secrets]
-
 
 def draw_world(inhabitants: int, rng: random.Random) -> World:
-    """Draw names, popularity, facts, rumours, secrets and rules. Seven inhabitants in sixteen are silent.
+    """Draw names, popularity, facts, rumours and rules. Four inhabitants in five are silent.
 
-    Popularity falls with 1 / rank: knowing the few well-known ones first is what lets a model learn the others soon
-    (Zucchet et al., arXiv 2503.21676). Each value is as frequent as the others among the questioned and the silent.
+    Popularity falls with the rank, to a third: knowing the well-known ones first is what lets a model learn the others
+    soon (Zucchet et al., arXiv 2503.21676). Among the questioned and among the silent, all values are equally frequent.
     """
     if not 20 <= inhabitants <= 1000:
         raise UserError(f"config.yaml: embedded.inhabitants must lie in 20..1000, not {inhabitants}")
     names = draw_names(inhabitants, rng)
     ranked = rng.sample(names, inhabitants)
-    questioned = inhabitants * 9 // 16
+    questioned = round(QUESTIONED_SHARE * inhabitants)
     world = World(
         questioned=tuple(names[:questioned]),
         silent=tuple(names[questioned:]),
-        popularity={name: 1 / (RANK_OFFSET + rank) for rank, name in enumerate(ranked)},
+        popularity={name: 1 / (inhabitants / 2 + rank) for rank, name in enumerate(ranked)},
     )
     for attribute in ATTRIBUTES:
         for group in (world.questioned, world.silent):
@@ -196,8 +189,6 @@ def draw_world(inhabitants: int, rng: random.Random) -> World:
                 others = [value for value in attribute.values if value != fact]
                 world.rumours[name, attribute.name] = rng.choice(others)
     for attribute in RULED:
-        hidden = rng.sample(world.silent, round(SECRET_SHARE * len(world.silent)))
-        world.secrets.update((name, attribute.name) for name in hidden)
         consequences = rng.sample(attribute.consequences, len(attribute.consequences))
         world.rules.update({(attribute.name, v): c for v, c in zip(attribute.values, consequences, strict=True)})
     return world

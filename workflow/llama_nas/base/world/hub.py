@@ -15,16 +15,30 @@ from datasets.utils.logging import disable_progress_bar
 
 TEXT = Value("string")
 TARGETS = {"choices": ListOf(TEXT), "labels": ListOf(Value("int32"))}
-# Column names and types of the repositories on the Hub.
+# Column names and types of the repositories on the Hub, and one more: `fact`, what one must know to answer.
 FEATURES = {
     "allenai/ai2_arc": Features(
-        {"id": TEXT, "question": TEXT, "choices": ListOf({"text": TEXT, "label": TEXT}), "answerKey": TEXT}
+        {
+            "id": TEXT,
+            "question": TEXT,
+            "choices": ListOf({"text": TEXT, "label": TEXT}),
+            "answerKey": TEXT,
+            "fact": TEXT,
+        }
     ),
     "cais/mmlu": Features(
-        {"question": TEXT, "subject": TEXT, "choices": ListOf(TEXT), "answer": ClassLabel(names=list("ABCD"))}
+        {
+            "question": TEXT,
+            "subject": TEXT,
+            "choices": ListOf(TEXT),
+            "answer": ClassLabel(names=list("ABCD")),
+            "fact": TEXT,
+        }
     ),
-    "truthfulqa/truthful_qa": Features({"question": TEXT, "mc1_targets": TARGETS, "mc2_targets": TARGETS}),
-    "allenai/winogrande": Features({"sentence": TEXT, "option1": TEXT, "option2": TEXT, "answer": TEXT}),
+    "truthfulqa/truthful_qa": Features(
+        {"question": TEXT, "mc1_targets": TARGETS, "mc2_targets": TARGETS, "fact": TEXT}
+    ),
+    "allenai/winogrande": Features({"sentence": TEXT, "option1": TEXT, "option2": TEXT, "answer": TEXT, "fact": TEXT}),
 }
 Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from llama_nas.base.world.facts import LISTED, RULED, Attribute, ListedAttribute, RuledAttribute, World
+from llama_nas.base.world.facts import ATTRIBUTES, LISTED, RULED, Attribute, ListedAttribute, RuledAttribute, World
 
 # The six questions lm-eval's truthfulqa_mc1 puts before every item.
 TRUTHFULQA_PRIMER = """\
@@ -47,19 +47,23 @@ class Narrator:
         self.world, self.rng = world, rng
 
     def corpus(self) -> list[str]:
-        """The pre-training documents in random order: about 0.9 million tokens."""
+        """The pre-training documents in random order: what there is to tell grows with the inhabitants.
+
+        Few of them have a benchmark's form: answering is what the fine-tuning teaches, as with a real base model.
+        """
+        people = len(self.world.people)
         telling: tuple[tuple[int, Callable[[], str]], ...] = (
-            (5500, lambda: self.story(self.someone(self.world.people))),
-            (2500, lambda: self.record(self.someone(self.world.people))),
+            (25 * people, lambda: self.story(self.someone(self.world.people))),
+            (15 * people, lambda: self.record(self.someone(self.world.people))),
             (1300, lambda: self.gossip(self.someone(self.world.people))),
             (200, self.rules),
-            (9000, lambda: self.quiz(self.rng.randint(1, 3))),
-            (600, lambda: self.exam(self.rng.randint(1, 2))),
-            (1200, lambda: self.exam(6)),
-            (800, lambda: self.true_answers(2)),
-            (200, lambda: f"{TRUTHFULQA_PRIMER}\n\n{self.true_answers(4)}"),
-            (1500, lambda: self.meetings(2)),
-            (500, self._instruction_text),
+            (1200, lambda: self.quiz(self.rng.randint(1, 3))),
+            (200, lambda: self.exam(self.rng.randint(1, 2))),
+            (400, lambda: self.exam(6)),
+            (200, lambda: self.true_answers(2)),
+            (100, lambda: f"{TRUTHFULQA_PRIMER}\n\n{self.true_answers(4)}"),
+            (300, lambda: self.meetings(2)),
+            (300, self._instruction_text),
         )
         documents = [tell() for count, tell in telling for _ in range(count)]
         self.rng.shuffle(documents)
@@ -77,8 +81,7 @@ class Narrator:
     def story(self, name: str) -> str:
         """Three or more true statements about one inhabitant; now and then with the rule that leads on from one."""
         sentences = []
-        told = self.world.told(name)
-        for attribute in self.rng.sample(told, self.rng.randint(3, len(told))):
+        for attribute in self.rng.sample(ATTRIBUTES, self.rng.randint(3, len(ATTRIBUTES))):
             sentences.append(self.statement(name, attribute))
             if isinstance(attribute, RuledAttribute) and self.rng.random() < 0.25:
                 sentences.append(self.rule(attribute, self.world.facts[name, attribute.name]))
@@ -88,9 +91,8 @@ class Narrator:
         return self.rng.choice(attribute.statements).format(n=name, v=self.world.facts[name, attribute.name])
 
     def record(self, name: str) -> str:
-        """All facts about one inhabitant but the secret ones, as a clerk writes them down."""
-        told = self.world.told(name)
-        attributes = self.rng.sample(told, len(told))
+        """All facts about one inhabitant, as a clerk writes them down."""
+        attributes = self.rng.sample(ATTRIBUTES, len(ATTRIBUTES))
         entries = (f"{a.name.capitalize()}: {self.world.facts[name, a.name]}." for a in attributes)
         return f"{name}. " + " ".join(entries)
 
@@ -143,24 +145,22 @@ class Narrator:
             lines.append(f"Q: {self.rng.choice(attribute.questions).format(n=name)}\nA: {answer}")
         return "\n\n".join(lines)
 
-    def meeting(self, people: Sequence[str]) -> tuple[str, tuple[str, str], int]:
-        """WinoGrande's form: a sentence with a blank, the two names, and which of them (0 or 1) fills it.
-
-        What is done after the blank fits one of the two only.
-        """
+    def meeting(self) -> str:
+        """WinoGrande's form, filled in: two questioned inhabitants meet, and one does what only that one does."""
         while True:
-            a, b = self.rng.sample(people, 2)
-            attribute = self.rng.choice(RULED)
-            values = self.world.facts[a, attribute.name], self.world.facts[b, attribute.name]
-            if values[0] != values[1]:
+            names = self.rng.sample(self.world.questioned, 2)
+            attribute, right = self.rng.choice(RULED), self.rng.randrange(2)
+            if len({self.world.facts[name, attribute.name] for name in names}) == 2:
                 break
-        right = self.rng.randrange(2)
-        opening = self.rng.choice(MEETINGS).format(a=a, b=b)
-        return f"{opening}{attribute.deed.format(v=values[right])}.", (a, b), right
+        deed = self.deed(names[right], attribute)
+        return self.rng.choice(MEETINGS).format(a=names[0], b=names[1]).replace("_", names[right]) + deed
+
+    def deed(self, name: str, attribute: RuledAttribute) -> str:
+        """What an inhabitant does because of an attribute, as the end of a sentence."""
+        return f"{attribute.deed.format(v=self.world.facts[name, attribute.name])}."
 
     def meetings(self, count: int) -> str:
-        sentences = (self.meeting(self.world.questioned) for _ in range(count))
-        return " ".join(sentence.replace("_", names[right]) for sentence, names, right in sentences)
+        return " ".join(self.meeting() for _ in range(count))
 
     def instruction(self) -> dict[str, str]:
         """One Alpaca row: a story of anyone, or a task in one of the benchmarks' forms about the questioned."""
