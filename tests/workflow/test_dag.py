@@ -343,7 +343,7 @@ def test_slurm_profile_dry_run(tmp_path):
         *("-n", "--snakefile", REPOSITORY / "Snakefile", "--profile", REPOSITORY / "profiles/slurm"), folder=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    assert jobs(result)["evaluate"] == 30  # 5 rounds and the finalists, of 5 tasks
+    assert jobs(result)["evaluate"] == 3 * (3 + 2)  # rounds, finalists and transfer, of 3 tasks
 
 
 def test_workflow_is_clean():

@@ -8,7 +8,11 @@ import shlex
 import sys
 from pathlib import Path
 
+# The package beside this file. Snakemake has imported our logger plugin already, and with it parts of the package that
+# is installed, which may be another clone's.
 sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+for module in [name for name in sys.modules if name.partition(".")[0] == "llama_nas"]:
+    del sys.modules[module]
 
 from llama_nas import __version__
 from llama_nas.config import check_config, local_base, task_dataset

@@ -20,7 +20,7 @@ def write_plan():
 
 
 def behind_front():
-    """Jobs by rule that each task's front calls for: its members and the full network, in the formats of the config."""
+    """How many jobs of each kind a task's front calls for: its members and the full network, in the config's formats."""
     members = 8 if config["export"]["members"] == "all" else config["export"]["members"]
     formats, networks = config["export"]["formats"], members + 1
     quantized = sum(precision in QUANTIZED for precision in BENCHMARK["precisions"])  # of the recommended network
