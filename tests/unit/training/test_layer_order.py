@@ -35,8 +35,9 @@ def test_the_first_layer_dropped_is_the_one_without_which_the_loss_is_lowest(con
         model.config.num_hidden_layers = 3
         total = 0.0
         for x, y in rows:
-            kept = y[0] >= 0
-            total += float(model(x, use_cache=False).logits[0].log_softmax(-1)[kept, y[0][kept]].sum())
+            kept = y >= 0
+            probabilities = model(x, use_cache=False).logits.log_softmax(-1)[kept]
+            total += float(probabilities.gather(1, y[kept][:, None]).sum())
         losses.append(-total / sum(int((y >= 0).sum()) for _, y in rows))
     assert found["layer_order"][0] == int(np.argmin(losses))
     assert found["losses"][1] == pytest.approx(min(losses), rel=1e-5)
@@ -72,7 +73,16 @@ def test_calibration_is_a_draw_of_the_rows_by_the_seed():
     rows = TokenRows(numbered, np.arange(count + 1) * 2, np.ones(count, dtype=np.int32))
 
     def drawn(seed: int) -> list[int]:
-        return [int(labels[0, 0]) for _, labels in calibration_rows(rows, seed)]
+        return [int(label) for _, labels in calibration_rows(rows, seed) for label in labels[:, 0]]
 
-    assert len(set(drawn(1))) == CALIBRATION_ROWS
+    assert len(set(drawn(1))) == len(drawn(1)) == CALIBRATION_ROWS
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_rows_of_one_length_are_computed_together_and_nothing_is_padding():
+    lengths = np.array([2, 5, 2, 3, 5, 2] * 10)
+    tokens = np.ones(lengths.sum(), dtype=np.int32)
+    rows = TokenRows(tokens, np.concatenate([[0], np.cumsum(lengths)]), np.ones(len(lengths), dtype=np.int32))
+    batches = calibration_rows(rows, seed=1)
+    assert sum(len(inputs) for inputs, _ in batches) == len(lengths) and len(batches) < len(lengths) / 4
+    assert all(bool((inputs == 1).all()) for inputs, _ in batches)

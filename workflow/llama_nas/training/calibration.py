@@ -2,7 +2,7 @@
 
 MultiPruner and Minitron calibrate on a few hundred rows of their training data as well.
 
-Shape suffixes: T tokens.
+Shape suffixes: B rows, T tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from llama_nas.training.data import TokenRows
 from llama_nas.training.loss import response_loss
 
 CALIBRATION_ROWS = 256
+BATCH_ROWS = 8  # at most, computed together
 
 
 def load_base(base: Path, device: str) -> Any:
@@ -28,9 +29,13 @@ def load_base(base: Path, device: str) -> Any:
 
 
 def calibration_rows(rows: TokenRows, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(inputs, labels), int64 [1, T] each, of up to CALIBRATION_ROWS rows: one at a time, so nothing is padding."""
+    """(inputs, labels), int64 [B, T] each, of up to CALIBRATION_ROWS rows: those of one length together, unpadded."""
     drawn = np.random.default_rng(derived_seed(seed, "calibration")).permutation(len(rows))[:CALIBRATION_ROWS]
-    return [rows.batch(np.array([row])) for row in sorted(drawn)]
+    batches = []
+    for length in np.unique(rows.lengths[drawn]):
+        own = np.sort(drawn[rows.lengths[drawn] == length])
+        batches += [rows.batch(own[first : first + BATCH_ROWS]) for first in range(0, len(own), BATCH_ROWS)]
+    return batches
 
 
 @torch.no_grad()
