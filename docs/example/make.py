@@ -1,7 +1,7 @@
 """Keep what a finished run gave beside the documentation, and print README's table of it.
 
-    python docs/example/make.py <the run's folder> --minutes 8.1    # copies; then prints
-    python docs/example/make.py                                     # prints the table of what is kept
+    python docs/example/make.py <the run's folder> --minutes 8.1 --commit 982cecb    # copies; then prints
+    python docs/example/make.py                                                     # prints the table of what is kept
 
 `run.json` says at which commit and on which processor the run was made. Minutes: of `snakemake`, after the set-up.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -27,20 +27,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", help="a folder with results/")
     parser.add_argument("--minutes", type=float, help="how long the run took")
+    parser.add_argument("--commit", help="that the run was made at")
     args = parser.parse_args()
     if args.run is not None:
-        keep(args.run / "results", args.minutes)
+        keep(args.run / "results", args.minutes, args.commit)
     print(table(HERE))
 
 
-def keep(results: Path, minutes: float) -> None:
-    shutil.copyfile(results / "summary.html", HERE / "summary.html")
+def keep(results: Path, minutes: float, commit: str) -> None:
+    page = (results / "summary.html").read_text()
+    (HERE / "summary.html").write_text(
+        re.sub(r" --snakefile \S+", "", page)
+    )  # where the workflow lay, says nothing here
     tasks = [path.stem for path in sorted((results / "summary").glob("*.csv"))]
     for task in tasks:
         shutil.copyfile(results / "summary" / f"{task}.csv", HERE / f"summary-{task}.csv")
         shutil.copyfile(results / "search" / task / "judgement.csv", HERE / f"judgement-{task}.csv")
     shutil.copyfile(results / "transfer/matrix.csv", HERE / "transfer.csv")
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, text=True).strip()
+    shutil.copyfile(results / "figures/arc_challenge_front.svg", HERE / "front.svg")
     about = {"commit": commit, "processor": device_name("cpu"), "cores": os.cpu_count(), "minutes": minutes}
     write_json(HERE / "run.json", about | {"tasks": tasks})
 

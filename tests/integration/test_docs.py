@@ -217,6 +217,18 @@ def test_the_page_of_config_keys_is_the_schemas():
     assert text == script["page"](schema), "run: python docs/guide/configuration.py"
 
 
+def test_the_readmes_table_is_that_of_the_kept_run():
+    """And its networks are those of the kept page; no path of the machine that made it is left in it."""
+    folder = REPOSITORY / "docs/example"
+    script = runpy.run_path(str(folder / "make.py"))
+    table = script["table"](folder)
+    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    page = (folder / "summary.html").read_text(encoding="utf-8")
+    networks = re.findall(r"`([0-9x-]+)` \(", table)
+    assert len(networks) == 3 and all(f"results/networks/{network}/int8" in page for network in networks)
+    assert "/tmp/" not in page and "--snakefile" not in page
+
+
 @pytest.mark.parametrize("page", [*PAGES, *STUDIES], ids=name)
 def test_links_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
