@@ -13,9 +13,9 @@ COMPARED = (
 
 
 def command(folder: Path, *arguments: str) -> list[str | Path]:
-    """A run of the reduced world in `folder`."""
+    """A run of the reduced world in `folder`, with Snakemake's own lines."""
     return ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--directory", folder,
-            "--configfile", REDUCED, *arguments]  # fmt: skip
+            "--configfile", REDUCED, "--printshellcmds", *arguments]  # fmt: skip
 
 
 def files_of(part: Path) -> list[Path]:

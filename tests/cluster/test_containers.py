@@ -83,9 +83,11 @@ def test_the_stages_of_the_search_image_give_the_same_bytes(local):
     for number in (1, 2):
         log += in_images(folder, f"{search}/round_{number}/candidates.csv")
         take(f"{search}/round_{number}/shard_1-of-1.csv")
+    log += in_images(folder, f"{search}/finalists/candidates.csv")
+    take(f"{search}/finalists/shard_1-of-1.csv", "results/benchmarks")
     log += in_images(folder, "fronts")
     ran = set(re.findall(r"^local(?:rule|checkpoint) (\w+):", log, re.M))
-    assert ran == {"make_world", "declare_space", "sample", "gather", "propose", "find_front"}
+    assert ran == {"make_world", "declare_space", "sample", "gather", "propose", "choose_finalists", "find_front"}
     assert set(re.findall(r"Activating singularity image (\S+)", log)) == {str(image("search"))}
     assert_same_results(local, folder, ["world", "base", "tasks", "space.json", "search"])
 

@@ -66,7 +66,7 @@ def test_the_reduced_world_through_the_profile(local):
     assert last["JobState"] == "COMPLETED" and int(memory(last)) == 2 * int(memory(requeued))
     assert last["TresPerJob"] == "gres:gpu:2" and last["NumNodes"] == "2"
     evaluations = slurm.jobs_of("evaluate")
-    assert len(evaluations) == 2 and all(job["TresPerJob"] == "gres:gpu:1" for job in evaluations)
+    assert len(evaluations) == 3 and all(job["TresPerJob"] == "gres:gpu:1" for job in evaluations)
     assert not slurm.jobs_of("gather") and not slurm.jobs_of("propose"), "steps of seconds are no jobs"
     assert_same_results(local, folder)
 
