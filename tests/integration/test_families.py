@@ -87,7 +87,17 @@ def run(request, tmp_path_factory) -> Path:
         f"gather {searched} --round 1 --candidates {f}/candidates.csv --shards {f}/shard.csv "
         f"--predictions {f}/predictions.json --output {f}/evaluations.csv"
     )
-    stage(f"find-front {searched} --evaluations {f}/evaluations.csv --output {f}/front.csv")
+    stage(f"choose-finalists {searched} --evaluations {f}/evaluations.csv --output {f}/finalists.csv")
+    stage(
+        f"evaluate {searched} --supernet {f}/supernet --candidates {f}/finalists.csv --shard 1 --shards 1 --judged "
+        f"--dtype fp32 --output {f}/judged.csv --timings {f}/timings.json"
+    )
+    stage(f"run-lm-eval --model {f}/base --task {f}/task --precision fp16 --batch-size 4 --output {f}/base.json")
+    stage(
+        f"find-front {searched} --evaluations {f}/evaluations.csv --candidates {f}/finalists.csv "
+        f"--shards {f}/judged.csv --base {f}/base.json --max-drop 0.01 --judgement {f}/judgement.csv "
+        f"--output {f}/front.csv"
+    )
     for form in ("hf", "padded"):
         stage(f"export --supernet {f}/supernet {declared} --subnet 01x0 --form {form} --output {f}/{form}")
     for precision in ("int8", "nf4"):
