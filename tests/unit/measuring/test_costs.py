@@ -218,10 +218,12 @@ def test_a_cost_that_no_code_names_is_part_of_the_answer_to_a_question(energy, c
 
 
 def test_a_cost_that_no_code_names_has_a_panel_in_the_figure(energy, monkeypatch):
-    summary = pd.DataFrame([{"task": "toy", "model": "000000", "role": "member", "precision": "fp16", "value": 0.9}])
+    summary = pd.DataFrame(
+        [{"task": "toy", "model": "000000", "label": "toy", "role": "member", "precision": "fp16", "value": 0.9}]
+    )
     summary = summary.assign(stderr=0.01, size_bytes=10**6, metric="acc", higher_is_better=True, chance=0.25)
     evaluations, front = read_table(energy.parent / "evaluations.csv"), read_table(energy / "search/toy/front.csv")
     monkeypatch.setattr(figures, "svg", lambda figure: figure)
-    _, panel = figures.front_figure(summary.assign(recommended=False), evaluations, front).axes
+    _, panel = figures.front_figure(summary.assign(recommended=False), evaluations, front, "GB").axes
     assert panel.get_xlabel().startswith("energy by the layers' costs (J)")
     assert panel.lines[0].get_xdata().tolist() == sorted(JOULES.values())
