@@ -146,17 +146,20 @@ def test_the_run_measured_its_order_of_layers_and_every_stage_read_it(run):
     assert all(run.space.parse(subnet_id).kept in kept for subnet_id in evaluated["subnet_id"])
 
 
-def test_every_member_is_exported_quantized_benchmarked_and_on_the_page(run):
+def test_every_member_is_exported_and_benchmarked_and_on_the_page_and_the_recommended_one_is_quantized(run):
     front = read_table(run.results / "search/mine/front.csv")
     page = (run.results / "summary.html").read_text()
     summary = read_table(run.results / "summary/mine.csv")
+    judged = read_table(run.results / "search/mine/judgement.csv").set_index("subnet_id")
+    (recommended,) = judged.index[judged["recommended"]]
+    assert (run.results / f"networks/{recommended}/int8/config.json").is_file()
+    assert (run.results / f"cards/{recommended}-int8.md").is_file()
     for subnet_id, parameters in zip(front["subnet_id"], front["parameters"], strict=True):
         assert (run.results / f"networks/{subnet_id}/hf/config.json").is_file()
-        assert (run.results / f"networks/{subnet_id}/int8/config.json").is_file()
-        assert (run.results / f"cards/{subnet_id}-int8.md").is_file()
         assert subnet_id in page or subnet_id == "-".join(["0" * 8] * 4)
         rows = summary[summary["model"] == subnet_id]
-        assert set(rows["precision"]) == {"fp16", "int8"} and set(rows["parameters"]) == {parameters}
+        assert set(rows["precision"]) == ({"fp16", "int8"} if subnet_id == recommended else {"fp16"})
+        assert set(rows["parameters"]) == {parameters}
     assert json.loads((run.results / "agreement/mine.json").read_text())["agrees"]
 
 

@@ -31,12 +31,12 @@ def test_the_same_command_continues_a_killed_run_and_says_so(run):
     process = start(run, "finetune")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert list((run.folder / ".snakemake/locks").iterdir())
+    assert list((run.folder / ".snakemake").glob("locks/*"))
     (run.folder / "go").touch()
     result = snakemake(TARGET, *run.options(), folder=run.folder, env=run.environment)
     assert CONTINUES in result.stderr
     assert not {"make_world", "pretrain"} & jobs(result).keys() and (run.folder / TARGET).exists()
-    assert not list((run.folder / ".snakemake/locks").iterdir())
+    assert not list((run.folder / ".snakemake").glob("locks/*"))
 
 
 def test_a_second_run_beside_a_living_one_is_refused_and_does_not_disturb_it(run):

@@ -32,7 +32,8 @@ def lock_unless_left(persistence, plain_lock=PersistenceBase.lock):
     with present(Path(persistence.path) / "runs.txt") as others:
         if persistence.locked and not others:
             print("The run that held the lock of this folder is gone; this one continues.", file=sys.stderr)
-            persistence.unlock()
+            persistence.unlock()  # which takes the folder of the locks away, too
+            os.makedirs(os.path.join(persistence.path, "locks"), exist_ok=True)
         elif persistence.locked:
             print(f"At work in this folder: {', '.join(others)}. Wait for its end, or stop it.", file=sys.stderr)
         with plain_lock(persistence):
